@@ -1,0 +1,1 @@
+"""Recipes: leaf files, one per experiment, each with its command and its result."""

@@ -1,0 +1,93 @@
+"""Your own images: a folder with `classes.txt`, `train/` and `val/`."""
+
+import pathlib
+import zlib
+
+import tensorflow_datasets as tfds
+
+from data_prep.reading import (
+    IMAGE_SUFFIXES,
+    SegmentationBuilder,
+    fault,
+    list_images,
+)
+from sfda_jax.data.label_maps import read_class_file
+
+
+class FolderConfig(tfds.core.BuilderConfig):
+    """One user folder, named after its content: an edited one is prepared anew."""
+
+    def __init__(self, *, root: pathlib.Path, **kwargs):
+        super().__init__(**kwargs)
+        self.root = root
+
+
+class FolderSegmentation(SegmentationBuilder):
+    """Splits `train` (labels optional, all or none) and `val` (labelled).
+
+    `classes.txt` names the classes, see `sfda_jax.data.label_maps.read_class_file`:
+
+        0  road      #804080
+        1  building
+        2  traffic light
+        11 ignore
+    """
+
+    MANUAL_DOWNLOAD_INSTRUCTIONS = """
+    classes.txt, {train,val}/images/* (PNG or JPEG) and {train,val}/labels/*.png of the
+    same names, one channel, pixels = the values in classes.txt. train/labels may be
+    absent.
+    """
+    dataset = "folder"
+
+    @classmethod
+    def locate(cls, manual_dir: pathlib.Path | None, variant: str):
+        """As in the base class; a variant is a subfolder, for several own datasets."""
+        if manual_dir is None:
+            raise fault(
+                "Dataset 'folder' needs to know your folder: manual_dir is not set.",
+                dataset="folder",
+                mend="Set manual_dir.",
+            )
+        root = manual_dir / variant if variant else manual_dir
+        read_class_file(root / "classes.txt")
+        name = f"{root.resolve().name}-{_listing_checksum(root):08x}"
+        return FolderConfig(name=name, root=root), root
+
+    def _info(self):
+        space, _ = read_class_file(self.builder_config.root / "classes.txt")
+        return self._dataset_info(space)
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        root = self.builder_config.root
+        if not (root / "train" / "labels").is_dir():
+            self.info.metadata["unlabelled_splits"] = ["train"]
+        _, table = read_class_file(root / "classes.txt")
+        return {
+            split: self._generate_examples(self._pairs(root / split, split), table)
+            for split in ("train", "val")
+        }
+
+    def _pairs(self, folder: pathlib.Path, split: str):
+        labelled = split not in self.info.metadata["unlabelled_splits"]
+        for path in list_images(folder / "images", dataset=self.dataset):
+            yield path, folder / "labels" / f"{path.stem}.png" if labelled else None
+
+
+def _listing_checksum(root: pathlib.Path) -> int:
+    """Changes when a file is added, removed, resized or touched."""
+    files = sorted(
+        path
+        for path in (root / "classes.txt", *root.glob("*/images/*"))
+        if path.name == "classes.txt" or path.suffix.lower() in IMAGE_SUFFIXES
+    )
+    files += sorted(root.glob("*/labels/*.png"))
+    checksum = 0
+    for path in files:
+        stat = path.stat()
+        row = f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n"
+        checksum = zlib.crc32(row.encode(), checksum)
+    return checksum
+
+
+Builder = FolderSegmentation

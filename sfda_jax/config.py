@@ -1,0 +1,319 @@
+"""Recipes: load, override, complete with the published defaults, check, build."""
+
+import dataclasses
+import importlib.util
+import json
+import pathlib
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from sfda_jax.data.label_maps import read_class_file
+from sfda_jax.errors import ConfigError
+from sfda_jax.methods.base import MethodBase
+from sfda_jax.overrides import lookup, override, plain, typed
+from sfda_jax.registry import closest, resolve
+from sfda_jax.tasks import ClassSpace, Domain, Task, class_space
+from sfda_jax.train import recipe as parts
+from sfda_jax.train.optim import OptimizerSettings
+
+_SECTIONS = {
+    "data": parts.DataSettings,
+    "parallel": parts.ParallelSettings,
+    "evaluation": parts.EvaluationSettings,
+    "checkpoint": parts.CheckpointSettings,
+    "log": parts.LogSettings,
+}
+_EXAMPLE = "See configs/demo.py."
+# Fields that the driver fills in, never a recipe.
+_DRIVER_FIELDS = {"model", "task", "axis_name", "parent", "name", "num_classes"}
+
+
+def load_config(path: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
+    """The complete, locked configuration of a recipe file with overrides applied.
+
+    Every setting is present afterwards: what the recipe leaves out is filled in from
+    the published defaults of the methods, the network and the driver.
+
+    Args:
+        path: a Python file with `get_config()`.
+        overrides: dotted key → text, e.g. `{"stages.adapt.settings.ema_decay": "0.9"}`.
+
+    Raises:
+        ConfigError: missing file, unknown key or name, wrong type.
+    """
+    return _finish(plain(_read(path)), overrides or {})
+
+
+def _finish(raw: dict[str, Any], overrides: Mapping[str, str]) -> ConfigDict:
+    # Names decide which defaults exist, so what the recipe states is overridden first.
+    for key, text in overrides.items():
+        if lookup(raw, key) is not None:
+            override(raw, key, text)
+    full = complete(raw)
+    for key, text in overrides.items():
+        override(full, key, text)
+    return ConfigDict(complete(full)).lock()
+
+
+def from_json(
+    path: pathlib.Path, overrides: Mapping[str, str] | None = None
+) -> ConfigDict:
+    """The configuration a run directory was made with, with overrides applied.
+
+    Raises:
+        ConfigError: the file is missing or unreadable.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path}: no readable configuration ({error}).",
+            hint="Give the directory of a run: --workdir=runs/NAME.",
+        ) from error
+    return _finish(plain(raw), overrides or {})
+
+
+def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with every default filled in.
+
+    Raises:
+        ConfigError: unknown or missing keys, wrong types, unknown names.
+    """
+    top = {"name", "seed", "task", "model", "pipeline", "stages", *_SECTIONS}
+    _reject_unknown("", raw, top)
+    for key in ("name", "task", "model", "pipeline", "stages", "evaluation"):
+        if key not in raw:
+            raise ConfigError(f"config.{key} is missing.", hint=_EXAMPLE)
+    full = {
+        "name": raw["name"],
+        "seed": typed("seed", raw.get("seed", 0), int),
+        "task": _complete_task(raw["task"]),
+        "model": _complete_named("model", raw["model"], "models", "name"),
+        "pipeline": tuple(raw["pipeline"]),
+        "stages": {},
+    }
+    for key, section in _SECTIONS.items():
+        full[key] = _complete_fields(key, raw.get(key, {}), section)
+    for name in full["pipeline"]:
+        if name not in raw["stages"]:
+            raise ConfigError(
+                f"config.pipeline names {name!r}, which config.stages does not hold."
+                f"{closest(name, raw['stages'])}"
+            )
+    for name, stage in raw["stages"].items():
+        full["stages"][name] = _complete_stage(f"stages.{name}", stage)
+    return full
+
+
+def build(config: ConfigDict) -> parts.Recipe:
+    """The recipe with its model and methods constructed.
+
+    Raises:
+        ConfigError: a value that a method, network or task refuses.
+    """
+    full = plain(config)
+    task = _build_task(full["task"])
+    settings = dict(full["model"])
+    factory = resolve("models", settings.pop("name"))
+    model = factory(num_classes=task.classes.num_classes, **settings)
+    stages = tuple(
+        _build_stage(name, full["stages"][name], model, task)
+        for name in full["pipeline"]
+    )
+    _check_source_free(task, stages)
+    sections = {key: cls(**full[key]) for key, cls in _SECTIONS.items()}
+    _check_choice("parallel.mode", sections["parallel"].mode, ("jit", "pmap"))
+    if sections["evaluation"].oracle and not sections["evaluation"].every:
+        raise ConfigError(
+            "config.evaluation.oracle is on but evaluation.every is 0.",
+            hint="Set --config.evaluation.every=N.",
+        )
+    return parts.Recipe(
+        name=full["name"],
+        seed=full["seed"],
+        task=task,
+        model=model,
+        stages=stages,
+        **sections,
+    )
+
+
+def _read(path: str) -> ConfigDict:
+    file = pathlib.Path(path)
+    if not file.is_file():
+        known = sorted(str(p) for p in file.parent.glob("*.py") if p.stem != "__init__")
+        raise ConfigError(
+            f"--config={path}: no such recipe.{closest(path, known)}",
+            hint=f"Found there: {', '.join(known) or 'nothing'}.",
+        )
+    spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{path} has no get_config().", hint=_EXAMPLE)
+    return module.get_config()
+
+
+def _reject_unknown(where: str, given: Mapping[str, Any], known) -> None:
+    for key in given:
+        if key not in known:
+            path = f"{where}.{key}" if where else key
+            raise ConfigError(
+                f"Unknown key config.{path}.{closest(key, known)}",
+                hint=f"Known here: {', '.join(sorted(known))}.",
+            )
+
+
+def _field_defaults(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Settable fields of a dataclass: name → (annotation, default or MISSING)."""
+    hints = typing.get_type_hints(cls)
+    found = {}
+    driven = _DRIVER_FIELDS if issubclass(cls, (MethodBase, nn.Module)) else ()
+    for field in dataclasses.fields(cls):
+        if field.name in driven or not field.init:
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        found[field.name] = (hints[field.name], default)
+    return found
+
+
+def _complete_fields(where: str, given: Mapping[str, Any], cls: type) -> dict[str, Any]:
+    fields = _field_defaults(cls)
+    _reject_unknown(where, given, fields)
+    full = {}
+    for name, (annotation, default) in fields.items():
+        value = given.get(name, default)
+        if value is dataclasses.MISSING:
+            raise ConfigError(
+                f"config.{where}.{name} is missing ({annotation}).",
+                hint=f"Give it: --config.{where}.{name}=…",
+            )
+        full[name] = plain(typed(f"{where}.{name}", value, annotation))
+    return full
+
+
+def _complete_named(where, given, kind, key) -> dict[str, Any]:
+    if key not in given:
+        raise ConfigError(f"config.{where}.{key} is missing.", hint=_EXAMPLE)
+    cls = resolve(kind, given[key])
+    rest = {k: v for k, v in given.items() if k != key}
+    return {key: given[key], **_complete_fields(where, rest, cls)}
+
+
+def _complete_task(given: Mapping[str, Any]) -> dict[str, Any]:
+    known = ("name", "classes", "headline", "source_free", "source", "target")
+    _reject_unknown("task", given, known)
+    for key in ("name", "classes", "headline", "target"):
+        if key not in given:
+            raise ConfigError(f"config.task.{key} is missing.", hint=_EXAMPLE)
+    full = {
+        "name": given["name"],
+        "classes": given["classes"],
+        "headline": given["headline"],
+        "source_free": typed("task.source_free", given.get("source_free", True), bool),
+        "source": {},
+    }
+    for side in ("source", "target"):
+        if given.get(side):
+            fields = {f.name: "" for f in dataclasses.fields(Domain)}
+            _reject_unknown(f"task.{side}", given[side], fields)
+            full[side] = {**fields, **given[side]}
+    return full
+
+
+def _complete_stage(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    known = ("method", "settings", "optimizer", "rounds", "init_from", "network")
+    _reject_unknown(where, given, known)
+    for key in ("method", "rounds"):
+        if not given.get(key):
+            raise ConfigError(f"config.{where}.{key} is missing.", hint=_EXAMPLE)
+    method = resolve("methods", given["method"])
+    return {
+        "method": given["method"],
+        "settings": _complete_fields(
+            f"{where}.settings", given.get("settings", {}), method
+        ),
+        "optimizer": _complete_fields(
+            f"{where}.optimizer", given.get("optimizer", {}), OptimizerSettings
+        ),
+        "rounds": tuple(
+            _complete_round(f"{where}.rounds[{i}]", entry, method)
+            for i, entry in enumerate(given["rounds"])
+        ),
+        "init_from": typed(
+            f"{where}.init_from", given.get("init_from", "previous"), str
+        ),
+        "network": given.get("network", "student"),
+    }
+
+
+def _complete_round(where: str, given: Mapping[str, Any], method: type) -> dict:
+    full = _complete_fields(where, given, parts.Round)
+    for key, cls in (("settings", method), ("optimizer", OptimizerSettings)):
+        fields = _field_defaults(cls)
+        _reject_unknown(f"{where}.{key}", full[key], fields)
+        full[key] = {
+            name: typed(f"{where}.{key}.{name}", value, fields[name][0])
+            for name, value in full[key].items()
+        }
+    return full
+
+
+def _check_choice(path: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ConfigError(
+            f"config.{path} is {value!r}.{closest(value, choices)}",
+            hint=f"Expected one of: {', '.join(choices)}.",
+        )
+
+
+def _build_task(full: Mapping[str, Any]) -> Task:
+    return Task(
+        name=full["name"],
+        source=Domain(**full["source"]) if full["source"] else None,
+        target=Domain(**full["target"]),
+        classes=_classes(full["classes"]),
+        headline=full["headline"],
+        source_free=full["source_free"],
+    )
+
+
+def _classes(name: str) -> ClassSpace:
+    """A class space by its name, or from a class file of the user's."""
+    return read_class_file(name)[0] if name.endswith(".txt") else class_space(name)
+
+
+def _build_stage(name, full, model, task) -> parts.Stage:
+    _check_choice(f"stages.{name}.network", full["network"], ("student", "teacher"))
+    method = resolve("methods", full["method"])
+    return parts.Stage(
+        name=name,
+        method=method(model=model, task=task, **full["settings"]),
+        optimizer=OptimizerSettings(**full["optimizer"]),
+        rounds=tuple(parts.Round(**entry) for entry in full["rounds"]),
+        init_from=full["init_from"],
+        network=full["network"],
+    )
+
+
+def _check_source_free(task: Task, stages: Sequence[parts.Stage]) -> None:
+    adapting = False
+    for stage in stages:
+        if adapting and task.source_free and stage.method.trains_on_source:
+            raise ConfigError(
+                f"Stage {stage.name!r} trains on the source after adaptation began, "
+                "but config.task.source_free is True.",
+                hint="Move the stage forward, or set --config.task.source_free=false.",
+            )
+        if stage.method.trains_on_source and task.source is None:
+            raise ConfigError(
+                f"Stage {stage.name!r} trains on the source, but the task has none.",
+                hint="Add config.task.source, or start from a checkpoint.",
+            )
+        adapting = adapting or not stage.method.trains_on_source

@@ -1,0 +1,200 @@
+"""Copy-paste of stable candidate objects into a student's image (DT-ST, Sec. 3.3)."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from sfda_jax.types import IGNORE
+
+MIN_COMPONENT_PIXELS = 20
+"""Smaller connected components of a candidate mask are left out."""
+
+MIX_CLASSES_19 = (4, 5, 6, 7, 12, 16, 17, 18)
+MIX_CLASSES_16 = (3, 5, 6, 7, 11, 14, 15)
+"""Classes that are pasted, in the spaces of 19 and 16 classes."""
+
+COMPANIONS_19: Mapping[int, tuple[int, ...]] = {
+    5: (6, 7),
+    6: (5,),
+    7: (5,),
+    12: (17, 18),
+    17: (12,),
+    18: (12,),
+}
+COMPANIONS_16: Mapping[int, tuple[int, ...]] = {
+    5: (6, 7),
+    6: (5,),
+    7: (5,),
+    11: (14, 15),
+    14: (11,),
+    15: (11,),
+}
+"""Classes pasted along with a class: a rider and its bicycle, a pole and its sign."""
+
+_PLACEMENT_TRIES = 99
+
+Box = tuple[int, int, int, int]
+"""Rows r0 to r1 and columns c0 to c1, as (r0, r1, c0, c1)."""
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """The random numbers of the mixer, in the order it asks for them."""
+
+    def uniform(self) -> float:
+        """U(0,1): the scale of one component."""
+
+    def randint(self, low: int, high: int) -> int:
+        """Integer from `low` to `high`, both included: a row, then a column."""
+
+    def choice(self, boxes: Sequence[Box]) -> Box:
+        """One box, uniformly: what the next component is placed into."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RngDraws:
+    """Draws from a NumPy generator."""
+
+    rng: np.random.Generator
+
+    def uniform(self) -> float:
+        """U(0,1)."""
+        return self.rng.random()
+
+    def randint(self, low: int, high: int) -> int:
+        """Integer from `low` to `high`, both included."""
+        return int(self.rng.integers(low, high, endpoint=True))
+
+    def choice(self, boxes: Sequence[Box]) -> Box:
+        """One box, uniformly."""
+        return boxes[self.rng.integers(len(boxes))]
+
+
+@dataclasses.dataclass
+class _Canvas:
+    """What has been pasted so far."""
+
+    image: np.ndarray
+    labels: np.ndarray
+    filled: np.ndarray
+    target_boxes: list[Box]
+
+
+def copy_paste(
+    image: UInt8[np.ndarray, "h w 3"],
+    candidate_image: UInt8[np.ndarray, "ch cw 3"],
+    candidate_label: UInt8[np.ndarray, "ch cw"],
+    target_class: int,
+    *,
+    companions: Mapping[int, tuple[int, ...]],
+    draws: Draws,
+    scale_min: float = 1.0,
+    scale_range: float = 1.5,
+    min_component_pixels: int = MIN_COMPONENT_PIXELS,
+) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+    """The image with a candidate's objects pasted in, and the labels they bring.
+
+    Args:
+        image: the student's augmented crop; left unchanged.
+        candidate_image: an image of the training set, not augmented.
+        candidate_label: its candidate mask, train ids and 255.
+        target_class: the class to paste.
+        companions: class → classes pasted along with it.
+        draws: source of randomness.
+        scale_min: least enlargement of an object.
+        scale_range: objects grow by `scale_min + scale_range * U(0,1)`.
+        min_component_pixels: smaller connected components are skipped.
+
+    Returns:
+        `(image, mix_label)`; `mix_label` is 255 where nothing was pasted.
+    """
+    wanted = np.zeros(256, np.uint8)
+    wanted[[target_class, *companions.get(target_class, ())]] = 1
+    canvas = _Canvas(
+        image=image.copy(),
+        labels=np.full(image.shape[:2], IGNORE, np.uint8),
+        filled=np.zeros(image.shape[:2], bool),
+        target_boxes=[],
+    )
+    mask = cv2.LUT(candidate_label, wanted)
+    for box, member in _components(mask, min_component_pixels):
+        scale = scale_min + scale_range * draws.uniform()
+        size = tuple(round(n * scale) for n in member.shape)
+        if image.shape[0] <= size[0] or image.shape[1] <= size[1]:
+            continue
+        region = np.s_[box[0] : box[1], box[2] : box[3]]
+        enlarged = _nearest(member.shape, size, scale)
+        member = member[enlarged]
+        pixels = candidate_image[region][enlarged][member]
+        labels = candidate_label[region][enlarged][member]
+        place = _place(canvas, size, target_class in labels, draws)
+        if place is not None:
+            _paste(canvas, place, member, pixels=pixels, labels=labels)
+            if (labels == target_class).all():
+                r0, c0 = place
+                canvas.target_boxes.append((r0, r0 + size[0], c0, c0 + size[1]))
+    return canvas.image, canvas.labels
+
+
+def _paste(canvas, place, member, *, pixels, labels):
+    """Writes an object's pixels; its whole rectangle counts as filled."""
+    (r0, c0), (height, width) = place, member.shape
+    region = np.s_[r0 : r0 + height, c0 : c0 + width]
+    canvas.image[region][member] = pixels
+    canvas.labels[region][member] = labels
+    canvas.filled[region] = True
+
+
+def _components(mask: np.ndarray, min_pixels: int):
+    """(box, member bool[bh,bw]) of 8-connected components, by first pixel in raster."""
+    _, ids, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    found = []
+    for k in range(1, len(stats)):
+        left, top, width, height, area = stats[k].tolist()
+        if area < min_pixels:
+            continue
+        member = ids[top : top + height, left : left + width] == k
+        first = (top, left + int(member[0].argmax()))
+        found.append((first, (top, top + height, left, left + width), member))
+    for _, box, member in sorted(found, key=lambda item: item[0]):
+        yield box, member
+
+
+def _nearest(shape: tuple[int, int], size: tuple[int, int], scale: float):
+    """Index of a nearest-neighbour resize, floor(i / scale); same size: a copy."""
+    if shape == size:
+        return np.s_[:, :]
+    rows, columns = (
+        np.minimum((np.arange(want) * (1 / scale)).astype(np.intp), have - 1)
+        for want, have in zip(size, shape, strict=True)
+    )
+    return rows[:, None], columns
+
+
+def _place(
+    canvas: _Canvas, size: tuple[int, int], has_target: bool, draws: Draws
+) -> tuple[int, int] | None:
+    """Top left corner for an object of `size`, or None when every try failed.
+
+    An object without the target class (a sign beside its pole) goes where objects
+    of the target class already lie; others go where two corners are still free, the
+    only overlap test of the published code.
+    """
+    (height, width), (image_h, image_w) = size, canvas.filled.shape
+    for _ in range(_PLACEMENT_TRIES):
+        if not has_target and canvas.target_boxes:
+            r0, r1, c0, c1 = draws.choice(canvas.target_boxes)
+            row, column = draws.randint(r0, r1 - 1), draws.randint(c0, c1 - 1)
+            if row + height < image_h - 1 and column + width < image_w - 1:
+                return row, column
+        else:
+            row = draws.randint(0, image_h - height - 1)
+            column = draws.randint(0, image_w - width - 1)
+            filled = canvas.filled
+            if not (filled[row, column] or filled[row + height, column + width]):
+                return row, column
+    return None

@@ -1,0 +1,213 @@
+"""Exact uint8 image operations of the published augmentation.
+
+Colour operations round as the published releases do, bit for bit; their
+definitions stand in each docstring. Images are `uint8[H,W,3]` RGB.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Float32, Shaped, UInt8
+from PIL import Image
+
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+"""Per-channel statistics of images scaled to 0-1, RGB."""
+
+Denorm = Literal["truncate", "round"]
+Resample = Literal["nearest", "bilinear", "bicubic"]
+ImageArray = UInt8[np.ndarray, "h w 3"]
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+_LEVELS = np.arange(256, dtype=np.float32)
+
+
+def _blend_levels(start: float, factor: float) -> np.ndarray:
+    """uint8[256] of trunc(start + factor * (level - start)), in float32, clipped."""
+    start, factor = np.float32(start), np.float32(factor)
+    return np.clip(start + factor * (_LEVELS - start), 0, 255).astype(np.uint8)
+
+
+def map_levels(
+    image: ImageArray, levels: Shaped[np.ndarray, "256 3"]
+) -> Shaped[np.ndarray, "h w 3"]:
+    """Each byte replaced by its channel's entry of a table."""
+    return cv2.LUT(image, levels[None])
+
+
+def luma(image: ImageArray) -> UInt8[np.ndarray, "h w"]:
+    """Grey level (19595 R + 38470 G + 7471 B + 32768) >> 16."""
+    return np.asarray(Image.fromarray(image).convert("L"))
+
+
+def grayscale(image: ImageArray) -> ImageArray:
+    """The grey level in all three channels."""
+    return cv2.cvtColor(luma(image), cv2.COLOR_GRAY2RGB)
+
+
+def brightness(image: ImageArray, factor: float) -> ImageArray:
+    """Blend of black (factor 0) and the image (factor 1)."""
+    return cv2.LUT(image, _blend_levels(0.0, factor))
+
+
+def contrast(image: ImageArray, factor: float) -> ImageArray:
+    """Blend of the mean grey level, rounded half up, and the image."""
+    mean = float(int(luma(image).mean() + 0.5))
+    return cv2.LUT(image, _blend_levels(mean, factor))
+
+
+def saturation(image: ImageArray, factor: float) -> ImageArray:
+    """Blend of the grey image and the image."""
+    colour = Image.fromarray(image)
+    grey = colour.convert("L").convert("RGB")
+    return np.asarray(Image.blend(grey, colour, factor))
+
+
+def hue(image: ImageArray, factor: float) -> ImageArray:
+    """Hue turned by int(255 * factor) of 256 levels, through 8-bit HSV.
+
+    Args:
+        image: uint8[H,W,3].
+        factor: -0.5 to 0.5; 0 still rounds through HSV, as published.
+    """
+    hsv = Image.fromarray(image).convert("HSV")
+    turned = (np.arange(256) + int(factor * 255)) % 256
+    return np.asarray(hsv.point([*turned, *range(256), *range(256)]).convert("RGB"))
+
+
+JITTER: tuple[Callable[[ImageArray, float], ImageArray], ...] = (
+    brightness,
+    contrast,
+    saturation,
+    hue,
+)
+"""Colour operations by the index that a jitter order speaks of."""
+
+
+def blur5(image: ImageArray, sigma: float) -> ImageArray:
+    """5x5 Gaussian blur, reflected border (edge not repeated), rounded half to even."""
+    taps = np.exp(-0.5 * (np.arange(-2, 3) / sigma) ** 2)
+    taps = (taps / taps.sum()).astype(np.float32)
+    blurred = cv2.sepFilter2D(
+        image, cv2.CV_32F, taps, taps, borderType=cv2.BORDER_REFLECT_101
+    )
+    return cv2.convertScaleAbs(blurred)
+
+
+def resize(
+    array: UInt8[np.ndarray, "..."],
+    size: tuple[int, int],
+    resample: Resample,
+) -> UInt8[np.ndarray, "..."]:
+    """Image or label map at another size; bilinear and bicubic antialias.
+
+    Args:
+        array: uint8[H,W,3] or uint8[H,W].
+        size: (height, width) of the result.
+        resample: `nearest` for label maps.
+    """
+    if array.shape[:2] == tuple(size):
+        return array
+    height, width = size
+    resized = Image.fromarray(array).resize((width, height), _RESAMPLING[resample])
+    return np.asarray(resized)
+
+
+def crop(
+    array: UInt8[np.ndarray, "..."], box: tuple[int, int, int, int]
+) -> UInt8[np.ndarray, "..."]:
+    """View of rows y1 to y2 and columns x1 to x2 of an image or label map.
+
+    Args:
+        array: uint8[H,W,...].
+        box: (y1, y2, x1, x2).
+    """
+    y1, y2, x1, x2 = box
+    return array[y1:y2, x1:x2]
+
+
+def flip(array: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+    """View of an image or label map mirrored left to right."""
+    return array[:, ::-1]
+
+
+def pad(
+    array: UInt8[np.ndarray, "..."], size: tuple[int, int], fill: int
+) -> UInt8[np.ndarray, "..."]:
+    """Image or label map at least `size` large, padded as published.
+
+    A side that is short of its size grows by the whole deficit at *both* ends.
+    """
+    rows, columns = (
+        max(want - have, 0) for want, have in zip(size, array.shape, strict=False)
+    )
+    if not rows and not columns:
+        return array
+    width = [(rows, rows), (columns, columns)] + [(0, 0)] * (array.ndim - 2)
+    return np.pad(array, width, constant_values=fill)
+
+
+def _normalised_levels(dtype: type) -> np.ndarray:
+    levels = np.arange(256, dtype=dtype)[:, None] / dtype(255)
+    return ((levels - np.array(MEAN, dtype)) / np.array(STD, dtype)).astype(np.float32)
+
+
+_NORMALISED = {
+    "double": _normalised_levels(np.float64),
+    "single": _normalised_levels(np.float32),
+}
+
+
+def normalise(
+    image: ImageArray, precision: Literal["double", "single"] = "double"
+) -> Float32[np.ndarray, "h w 3"]:
+    """(image / 255 - MEAN) / STD.
+
+    Args:
+        image: uint8[H,W,3].
+        precision: `double` rounds once, at the end, as the published teacher images
+            do; `single` rounds each operation to float32, as the first
+            normalisation of the student's images does.
+    """
+    return map_levels(image, _NORMALISED[precision])
+
+
+def denormalise_float(
+    normalised: Float32[np.ndarray, "h w 3"],
+) -> Float32[np.ndarray, "h w 3"]:
+    """255 * (x * STD + MEAN), each operation rounded to float32 as published."""
+    scaled = (normalised * np.array(STD)).astype(np.float32)
+    shifted = (scaled + np.array(MEAN)).astype(np.float32)
+    return shifted * np.float32(255)
+
+
+def denormalise(
+    normalised: Float32[np.ndarray, "h w 3"], mode: Denorm = "truncate"
+) -> ImageArray:
+    """Image of 8 bits back from its normalised form.
+
+    Args:
+        normalised: float32[H,W,3].
+        mode: `truncate` is the published quirk: about a tenth of the bytes come out
+            one lower than they went in. `round` gives every byte back.
+    """
+    values = denormalise_float(normalised)
+    if mode == "round":
+        values = np.rint(values)
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def denormalised_levels(mode: Denorm) -> UInt8[np.ndarray, "256 3"]:
+    """What each level becomes through normalise (single precision) and denormalise."""
+    return denormalise(_NORMALISED["single"][:, None, :], mode)[:, 0]
+
+
+def denormalised_zero(mode: Denorm) -> UInt8[np.ndarray, "3"]:
+    """The colour of a hole in the normalised image, about the mean colour."""
+    return denormalise(np.zeros((1, 1, 3), np.float32), mode)[0, 0]

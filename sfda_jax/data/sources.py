@@ -1,0 +1,113 @@
+"""Random access to prepared examples; labels only for those who may read them."""
+
+import hashlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from sfda_jax.data.preparation import prepare
+from sfda_jax.errors import DataError
+from sfda_jax.registry import closest
+from sfda_jax.tasks import ClassSpace
+from sfda_jax.types import Record
+
+
+class Source:
+    """One split of a prepared dataset: `len(source)`, `source[i] -> Record`.
+
+    Records hold `image` uint8[H,W,3] RGB, `id` str and, in a labelled source, `label`
+    uint8[H,W] of train ids. An unlabelled source never decodes a label, and its records
+    have no such key. Sources pickle: a worker process opens the records itself.
+
+    Args:
+        directory: folder of the prepared set.
+        split: name of one of its splits.
+        labelled: whether records carry their label.
+    """
+
+    def __init__(self, directory: str | os.PathLike, split: str, *, labelled: bool):
+        self.directory = os.fspath(directory)
+        self.split = split
+        self.labelled = labelled
+        self._records: Any = None
+
+    def _open(self):
+        if self._records is None:
+            builder = tfds.builder_from_directory(self.directory)
+            skip = {"label": tfds.decode.SkipDecoding()}
+            self._records = builder.as_data_source(
+                self.split, decoders=None if self.labelled else skip
+            )
+        return self._records
+
+    def __len__(self) -> int:
+        return len(self._open())
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{index} is outside {self!r} of {len(self)} examples")
+        example = self._open()[int(index)]
+        record = {"image": example["image"], "id": example["id"].decode()}
+        if self.labelled:
+            record["label"] = example["label"][..., 0]
+        return record
+
+    def __repr__(self) -> str:
+        return f"Source({self.directory!r}, {self.split!r}, labelled={self.labelled})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_records": None}
+
+
+def open_split(
+    dataset: str | tfds.core.DatasetBuilder, split: str, *, labelled: bool, **where
+) -> Source:
+    """The examples of one split of a dataset, prepared first if need be.
+
+    Args:
+        dataset: a builder from `prepare`, or a dataset's name.
+        split: e.g. `train`.
+        labelled: False for target training images: their labels are never read.
+        **where: `data_dir`, `manual_dir`, `variant` of `prepare`, with a name.
+
+    Raises:
+        DataError: no such split; labels asked of a split that has none.
+    """
+    builder = prepare(dataset, **where) if isinstance(dataset, str) else dataset
+    splits = list(builder.info.splits)
+    if split not in splits:
+        raise DataError(
+            f"{builder.info.full_name} has no split {split!r}.{closest(split, splits)}",
+            hint=f"Known splits: {', '.join(splits)}.",
+        )
+    if labelled and split in builder.info.metadata["unlabelled_splits"]:
+        raise DataError(
+            f"{builder.info.full_name} was prepared without labels of {split!r}, and "
+            "they are asked for.",
+            hint=f"Add the label files, delete {builder.data_dir}, prepare it again.",
+        )
+    return Source(builder.data_dir, split, labelled=labelled)
+
+
+def dataset_classes(builder: tfds.core.DatasetBuilder) -> ClassSpace:
+    """The class space that a prepared dataset's labels are stored in."""
+    stored = builder.info.metadata["classes"]
+    return ClassSpace(
+        name=stored["name"],
+        names=tuple(stored["names"]),
+        palette=np.array(stored["palette"], np.uint8),
+        subsets={name: tuple(ids) for name, ids in stored["subsets"].items()},
+    )
+
+
+def fingerprint(builder: tfds.core.DatasetBuilder) -> str:
+    """`name/config/version:hash`, changed by any change of split sizes or bytes."""
+    facts = {
+        name: [info.num_examples, info.num_bytes, list(info.shard_lengths)]
+        for name, info in sorted(builder.info.splits.items())
+    }
+    text = json.dumps([builder.info.full_name, facts])
+    return f"{builder.info.full_name}:{hashlib.sha256(text.encode()).hexdigest()[:16]}"

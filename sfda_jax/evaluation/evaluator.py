@@ -1,0 +1,308 @@
+"""Scores of a network on a labelled split, and of pseudo-labels against the truth."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, PyTree, UInt8
+from PIL import Image
+
+from sfda_jax.errors import DataError
+from sfda_jax.evaluation import confusion as confusion_lib
+from sfda_jax.evaluation.predictor import merge_views, view_logits
+from sfda_jax.pseudo_labels.store import PseudoLabelStore
+from sfda_jax.tasks import ClassSpace
+from sfda_jax.types import IGNORE, Record, Transform
+
+_READERS = 4
+_READ_AHEAD = 8
+_IN_FLIGHT = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """One network's evaluation on one split.
+
+    Attributes:
+        confusion: int64[C,C] pixels, rows are the ground truth.
+        scores: what it says, by the official rule.
+        classes: the class space.
+        num_images: images counted.
+        seconds: wall time, compilation included.
+    """
+
+    confusion: Int[np.ndarray, "c c"]
+    scores: confusion_lib.Scores
+    classes: ClassSpace
+    num_images: int
+    seconds: float
+
+
+# Compiled once per network and input size for the whole process: `model` is hashable.
+@functools.partial(jax.jit, static_argnames=("model", "scales", "flip"))
+def network_logits(
+    model: nn.Module,
+    variables: PyTree,
+    images: UInt8[Array, "b h w 3"],
+    *,
+    scales: tuple[float, ...] = (1.0,),
+    flip: bool = False,
+) -> tuple[Float[Array, "b _h _w c"], ...]:
+    """Jitted `view_logits` of raw RGB images."""
+    return view_logits(model, variables, images, scales=scales, flip=flip)
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "align_corners"))
+def _count(logits, labels, *, num_classes, align_corners):
+    probs = merge_views(logits, labels.shape[1:3], align_corners=align_corners)
+    predictions = jnp.argmax(probs, axis=-1)
+    return confusion_lib.confusion_matrix(labels, predictions, num_classes)
+
+
+def _load(
+    source: Sequence[Record], transform: Transform, num_classes: int, index: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Network input and full-size label of one example, checked."""
+    record = source[index]
+    if "label" not in record:
+        raise DataError(
+            f"Example {record.get('id', index)!r} has no ground truth to evaluate on.",
+            hint="Evaluate on a labelled split: set task.target.eval to one.",
+        )
+    arrays = transform(record, np.random.default_rng(index))
+    label = arrays.get("labels", record["label"])
+    wrong = (label >= num_classes) & (label != IGNORE)
+    if wrong.any():
+        raise DataError(
+            f"Label of {record.get('id', index)!r} holds id {int(label[wrong][0])}; "
+            f"expected train ids below {num_classes}, or {IGNORE}.",
+            hint="Rebuild the dataset for this class space with its data_prep script.",
+        )
+    return arrays["images"], label
+
+
+def _read_ahead(
+    load: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    indices: Iterable[int],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Examples in order, decoded by threads a few images ahead."""
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        remaining = iter(indices)
+        queue = collections.deque(
+            pool.submit(load, index)
+            for index in itertools.islice(remaining, _READ_AHEAD)
+        )
+        while queue:
+            example = queue.popleft().result()
+            queue.extend(pool.submit(load, i) for i in itertools.islice(remaining, 1))
+            yield example
+
+
+def _batches(
+    examples: Iterable[tuple[np.ndarray, np.ndarray]], batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Batches of equal sizes with their number of real images.
+
+    The last of a size is filled up with ignored copies, so that it compiles once.
+    """
+    groups = collections.defaultdict(list)
+    for image, label in examples:
+        group = groups[image.shape, label.shape]
+        group.append((image, label))
+        if len(group) == batch_size:
+            yield (*map(np.stack, zip(*group, strict=True)), batch_size)
+            group.clear()
+    for group in groups.values():
+        if group:
+            real = len(group)
+            image, label = group[0]
+            group += [(image, np.full_like(label, IGNORE))] * (batch_size - real)
+            yield (*map(np.stack, zip(*group, strict=True)), real)
+
+
+def _sum_over_processes(total: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+    """Exact sum of every process's int64 counts (devices hold 32-bit integers)."""
+    if jax.process_count() == 1:
+        return total
+    halves = np.ascontiguousarray(total).view(np.int32)
+    gathered = np.asarray(multihost_utils.process_allgather(halves))
+    return np.ascontiguousarray(gathered).view(np.int64).sum(0)
+
+
+def _place(
+    variables: PyTree, batch_size: int, devices: Sequence[jax.Device] | None
+) -> tuple[PyTree, NamedSharding]:
+    """Variables on this process's devices, and how batches are split over them."""
+    local = list(devices or jax.local_devices())
+    local = local[: math.gcd(batch_size, len(local))]
+    mesh = Mesh(np.array(local), ("data",))
+    if jax.process_count() > 1:
+        variables = jax.device_get(variables)
+    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    return variables, NamedSharding(mesh, PartitionSpec("data"))
+
+
+def _accumulate(
+    batches: Iterable[tuple[np.ndarray, np.ndarray, int]],
+    count: Callable[[np.ndarray, np.ndarray], Int[Array, "c c"]],
+    num_classes: int,
+    on_batch: Callable[[int], None] | None,
+) -> tuple[Int[np.ndarray, "c c"], int]:
+    """Confusion matrix and number of images, over all processes."""
+    total = np.zeros(num_classes * num_classes + 1, np.int64)  # last: images
+    pending = collections.deque()
+    for images, labels, real in batches:
+        pending.append(count(images, labels))
+        if len(pending) > _IN_FLIGHT:
+            total[:-1] += np.asarray(pending.popleft()).reshape(-1)
+        total[-1] += real
+        if on_batch:
+            on_batch(int(total[-1]))
+    for counts in pending:
+        total[:-1] += np.asarray(counts).reshape(-1)
+    total = _sum_over_processes(total)
+    return total[:-1].reshape(num_classes, num_classes), int(total[-1])
+
+
+def evaluate(
+    model: nn.Module,
+    variables: PyTree,
+    source: Sequence[Record],
+    *,
+    transform: Transform,
+    batch_size: int,
+    classes: ClassSpace,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
+    align_corners: bool = True,
+    devices: Sequence[jax.Device] | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> Result:
+    """Confusion matrix and scores of a network on a labelled split.
+
+    Counts are integers and summed exactly, so the result does not depend on batch
+    size, number of devices or number of processes. Every process must call this: each
+    takes its share of the images and all get the same result.
+
+    Args:
+        model: the network.
+        variables: its parameters and statistics.
+        source: labelled examples, random access; sizes may differ.
+        transform: host side; gives `images` uint8[h,w,3] at network input size and, if
+            it changes them, `labels`. Predictions are scored at the labels' size.
+        batch_size: images per process and step; memory grows with it.
+        classes: the class space of the network.
+        flip: average with the mirrored image.
+        scales: input scales averaged.
+        align_corners: how logits are enlarged to the label's size.
+        devices: local devices to use; all that divide the batch by default.
+        on_batch: told the number of images done, for a progress bar.
+
+    Raises:
+        DataError: an empty or unlabelled split, or labels of another class space.
+    """
+    if not len(source):
+        raise DataError(
+            "The evaluation split is empty.",
+            hint="Check task.target.eval and the prepared dataset.",
+        )
+    started = time.perf_counter()
+    variables, place = _place(variables, batch_size, devices)
+
+    def count(images, labels):
+        images, labels = jax.device_put((images, labels), place)
+        logits = network_logits(
+            model, variables, images, scales=tuple(scales), flip=flip
+        )
+        return _count(
+            logits,
+            labels,
+            num_classes=classes.num_classes,
+            align_corners=align_corners,
+        )
+
+    load = functools.partial(_load, source, transform, classes.num_classes)
+    indices = range(jax.process_index(), len(source), jax.process_count())
+    batches = _batches(_read_ahead(load, indices), batch_size)
+    confusion, num_images = _accumulate(batches, count, classes.num_classes, on_batch)
+    return Result(
+        confusion=confusion,
+        scores=confusion_lib.scores(confusion, classes),
+        classes=classes,
+        num_images=num_images,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def pseudo_label_quality(
+    store: PseudoLabelStore,
+    name: str,
+    source: Sequence[Record],
+    classes: ClassSpace,
+) -> confusion_lib.LabelQuality:
+    """Coverage and accuracy of a round's pseudo-labels; for reports only.
+
+    Ground truth, where the source carries it, is compared at the pseudo-labels' size
+    (nearest neighbour); without any only the coverage is known.
+
+    Args:
+        store: the round's label maps.
+        name: which of its maps.
+        source: the split they were made for, with labels or without.
+        classes: the class space.
+    """
+    total = np.zeros((classes.num_classes + 1,) * 2, np.int64)
+    for index in range(len(source)):
+        record = source[index]
+        pseudo = store.read(name, record["id"])
+        labels = record.get("label")
+        if labels is not None and labels.shape != pseudo.shape:
+            size = (pseudo.shape[1], pseudo.shape[0])
+            resized = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
+            labels = np.asarray(resized)
+        total += confusion_lib.label_counts(labels, pseudo, classes.num_classes)
+    return confusion_lib.label_quality(total)
+
+
+def format_table(result: Result, *, network: str, split: str = "") -> str:
+    """A text table: per-class IoU and accuracy, then every mean by its subset's name.
+
+    Args:
+        result: of `evaluate`.
+        network: which network was evaluated, `teacher` or `student`.
+        split: the split's name, for the title.
+    """
+
+    def cell(value: float) -> str:
+        return f"{'-' if math.isnan(value) else f'{100 * value:.2f}':>9}"
+
+    names, scores = result.classes.names, result.scores
+    width = max(map(len, (*names, *scores.subsets, "pixel accuracy")))
+    title = f"{network}, {split + ', ' if split else ''}{result.num_images} images"
+    rule = "-" * (width + 18)
+    lines = [title, rule, f"{'class':<{width}}{'IoU %':>9}{'acc %':>9}", rule]
+    lines += [
+        f"{name:<{width}}{cell(iou)}{cell(accuracy)}"
+        for name, iou, accuracy in zip(
+            names, scores.iou.tolist(), scores.class_accuracy.tolist(), strict=True
+        )
+    ]
+    lines.append(rule)
+    lines += [
+        f"{name:<{width}}{cell(value)}   {network}, mean of "
+        f"{len(result.classes.subsets[name])} classes"
+        for name, value in scores.subsets.items()
+    ]
+    lines.append(f"{'pixel accuracy':<{width}}{cell(scores.accuracy)}   {network}")
+    return "\n".join(lines)

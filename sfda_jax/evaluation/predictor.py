@@ -1,0 +1,102 @@
+"""Class probabilities of whole images, with flips and several scales."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, PyTree, Shaped
+
+from sfda_jax.ops.color import normalize
+from sfda_jax.ops.resize import resize_bilinear
+
+Predictor = Callable[
+    [PyTree, Shaped[Array, "b h w 3"]], Float[Array, "b label_h label_w c"]
+]
+"""`predict(variables, images)` → probabilities at label size; images as `normalize`."""
+
+
+def _flip(x: Array) -> Array:
+    return x[:, :, ::-1]
+
+
+def view_logits(
+    model: nn.Module,
+    variables: PyTree,
+    images: Shaped[Array, "b h w 3"],
+    *,
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+) -> tuple[Float[Array, "b _h _w c"], ...]:
+    """Logits of every view at network stride, mirrored views turned back.
+
+    Kept apart from `merge_views` so that images of many sizes, resized to one network
+    input, compile the network once.
+
+    Args:
+        model: the network.
+        variables: its parameters and statistics.
+        images: RGB, uint8 or already normalised floats.
+        scales: factors of the input size; 1 is the input itself.
+        flip: add the mirrored image at every scale.
+    """
+    outputs = []
+    images = normalize(images)
+    height, width = images.shape[1:3]
+    for scale in scales:
+        size = (int(height * scale), int(width * scale))
+        view = images
+        if size != (height, width):
+            view = resize_bilinear(images, size, align_corners=True)
+        for mirrored in (False, True) if flip else (False,):
+            logits = model.apply(
+                variables,
+                _flip(view) if mirrored else view,
+                deterministic=True,
+                use_running_average=True,
+            ).logits.astype(jnp.float32)
+            outputs.append(_flip(logits) if mirrored else logits)
+    return tuple(outputs)
+
+
+def merge_views(
+    logits: Sequence[Float[Array, "b _h _w c"]],
+    label_size: tuple[int, int],
+    *,
+    align_corners: bool = True,
+) -> Float[Array, "b label_h label_w c"]:
+    """Mean over views of the softmax of the logits enlarged to the label's size."""
+    total = None
+    for view in logits:
+        enlarged = resize_bilinear(view, label_size, align_corners=align_corners)
+        probs = jax.nn.softmax(enlarged, axis=-1)
+        total = probs if total is None else total + probs
+    return total / jnp.float32(len(logits))
+
+
+def make_predictor(
+    model: nn.Module,
+    *,
+    label_size: tuple[int, int],
+    scales: Sequence[float] = (1.0,),
+    flip: bool = False,
+    align_corners: bool = True,
+) -> Predictor:
+    """A pure `predict(variables, images) -> probs [B,H,W,C]` on whole images.
+
+    Flips and scales average softmax probabilities, as DT-ST's test-time augmentation
+    does (0.7, 1.0 and 1.3 with flips).
+
+    Args:
+        model: the network.
+        label_size: (H, W) of the probabilities.
+        scales: factors of the input size, enlarged with `align_corners=True`.
+        flip: average with the mirrored image.
+        align_corners: how logits are enlarged to `label_size`.
+    """
+
+    def predict(variables, images):
+        logits = view_logits(model, variables, images, scales=scales, flip=flip)
+        return merge_views(logits, label_size, align_corners=align_corners)
+
+    return predict

@@ -1,0 +1,125 @@
+"""The one door: `python -m sfda_jax.main [verb] --config FILE [--config.a.b=c]`."""
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+
+from sfda_jax.errors import ConfigError, SfdaError
+from sfda_jax.registry import closest
+
+_VERBS = {
+    "adapt": "train, adapt and evaluate (the default verb); run again to resume",
+    "evaluate": "score a network of a run, or a published checkpoint",
+    "predict": "colour a folder of images with a network of a run",
+    "convert": "published PyTorch checkpoint → Orbax, and back",
+    "check": "check a recipe and count the datasets it names",
+    "bench": "time a recipe's steps and input pipeline on generated data",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns the exit status.
+
+    Errors that a user can mend are written as one message with its hint, status 1.
+    SIGTERM and Ctrl-C save first; the status is then 128 + the signal.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    for chatty in ("absl", "orbax", "grain", "jax"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
+    try:
+        flags, overrides = parse(arguments)
+        # Imported here: help and refusals should not wait for JAX.
+        from sfda_jax import commands
+        from sfda_jax.train.interrupt import Interrupted
+
+        command = shlex.join(["python", "-m", "sfda_jax.main", *arguments])
+        try:
+            text = commands.run(flags, overrides, command)
+        except Interrupted as stopped:
+            sys.stderr.write(
+                f"Stopped by {stopped}; everything is saved. "
+                f"Run the same command again to go on:\n  {command}\n"
+            )
+            return 128 + stopped.signal_number
+    except SfdaError as error:
+        hint = f"\n  {error.hint}" if error.hint else ""
+        sys.stderr.write(f"{type(error).__name__}: {error.message}{hint}\n")
+        return 1
+    sys.stdout.write(text + "\n")
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
+    """Flags, and overrides of the recipe (dotted key → text).
+
+    Raises:
+        ConfigError: unknown verbs and flags, with the closest match.
+    """
+    arguments = list(arguments)
+    verb = "adapt"
+    if arguments and not arguments[0].startswith("-"):
+        verb = arguments.pop(0)
+        if verb not in _VERBS:
+            raise ConfigError(
+                f"Unknown command {verb!r}.{closest(verb, _VERBS)}",
+                hint=f"Known: {', '.join(_VERBS)}.",
+            )
+    parser = _parser(verb)
+    flags, rest = parser.parse_known_args(arguments)
+    flags.verb = verb
+    overrides = {}
+    for argument in rest:
+        key, equals, text = argument.partition("=")
+        if not key.startswith("--config."):
+            known = [o for a in parser._actions for o in a.option_strings]
+            raise ConfigError(
+                f"Unknown argument {argument!r}.{closest(key, known)}",
+                hint=f"Known for {verb}: {', '.join(known)}, --config.KEY=VALUE.",
+            )
+        if not equals:
+            raise ConfigError(f"{argument!r} lacks a value.", hint=f"{key}=VALUE")
+        overrides[key.removeprefix("--config.")] = text
+    return flags, overrides
+
+
+def _parser(verb: str) -> argparse.ArgumentParser:
+    listed = "\n".join(f"  {name:<9} {text}" for name, text in _VERBS.items())
+    parser = argparse.ArgumentParser(
+        prog=f"python -m sfda_jax.main {verb}",
+        description=f"{_VERBS[verb]}\n\ncommands:\n{listed}",
+        epilog="--config.KEY=VALUE overrides any setting of the recipe.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", metavar="FILE", help="recipe, e.g. configs/demo.py")
+    add("--workdir", metavar="DIR", help="run directory; default runs/<recipe name>")
+    if verb == "adapt":
+        add("--dry_run", action="store_true", help="plan, one batch, compile; no run")
+    if verb in ("evaluate", "predict", "convert"):
+        add("--stage", default="", help="which stage's network; default the last")
+        add("--checkpoint", default="", metavar="PATH", help="a file instead of a run")
+    if verb == "evaluate":
+        add("--split", default="", help="target split; default the task's")
+    if verb == "predict":
+        add("--images", required=True, metavar="DIR", help="folder of images")
+    if verb in ("predict", "convert"):
+        add("--out", required=True, metavar="PATH", help="what is written")
+    if verb == "bench":
+        add("--steps", type=int, default=10, help="timed steps per stage")
+        add("--json", default="", metavar="FILE", help="also write the rows as JSON")
+    return parser
+
+
+def run() -> None:
+    """Console entry point: `sfda-jax`."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,38 @@
+"""One forward pass of any network, from stored images to output and statistics."""
+
+from typing import Literal
+
+from flax import linen as nn
+from jaxtyping import Array, PyTree, Shaped
+
+from sfda_jax.ops.color import normalize
+from sfda_jax.types import Key, ModelState, SegOutput
+
+
+def forward(
+    model: nn.Module,
+    network: ModelState,
+    images: Shaped[Array, "b h w 3"],
+    *,
+    statistics: Literal["running", "batch"],
+    key: Key | None = None,
+) -> tuple[SegOutput, PyTree]:
+    """The network's output, and its `batch_stats` after this batch.
+
+    Args:
+        model: the module.
+        network: its variables.
+        images: uint8 RGB, or already normalised floats.
+        statistics: BatchNorm normalises with its `running` statistics, which stay, or
+            with those of the `batch`, which move them.
+        key: of dropout; None leaves dropout out.
+    """
+    output, changed = model.apply(
+        network.variables,
+        normalize(images),
+        deterministic=key is None,
+        use_running_average=statistics == "running",
+        mutable=["batch_stats"],
+        rngs=None if key is None else {"dropout": key},
+    )
+    return output, changed.get("batch_stats", network.batch_stats)

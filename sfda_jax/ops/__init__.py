@@ -1,0 +1,1 @@
+"""Differentiable image operations on the device."""

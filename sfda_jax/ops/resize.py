@@ -1,0 +1,82 @@
+"""Resizing of feature maps and label maps, equal to the published networks' own.
+
+`jax.image.resize` antialiases when it shrinks and knows no `align_corners`; both
+matter for parity, so nothing else in the package resizes on the device.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+
+def _interpolation_matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
+    """Rows of two neighbouring weights, `[n_out, n_in]`.
+
+    Positions are float32 with one rounding, as in PyTorch's kernels.
+    """
+    out, f32 = np.arange(n_out), np.float32
+    if align_corners:
+        position = out.astype(f32) * f32((n_in - 1) / max(n_out - 1, 1))
+    else:
+        scale = np.float64(f32(n_in / n_out))
+        position = np.maximum((scale * (out + 0.5) - 0.5).astype(f32), f32(0))
+    low = np.minimum(position.astype(np.int32), n_in - 1)
+    high = np.minimum(low + 1, n_in - 1)
+    fraction = position - low.astype(f32)
+    matrix = np.zeros((n_out, n_in), f32)
+    np.add.at(matrix, (out, low), 1 - fraction)
+    np.add.at(matrix, (out, high), fraction)
+    return matrix
+
+
+def resize_bilinear(
+    x: Float[Array, "b h w c"], size: tuple[int, int], *, align_corners: bool
+) -> Float[Array, "b H W c"]:
+    """Bilinear resize without antialiasing, in the dtype of `x`.
+
+    Args:
+        x: features, logits or images, `[b, h, w, c]`.
+        size: height and width wanted.
+        align_corners: True pins corner pixels to corner pixels (the DeepLab
+            networks); False places pixels by their centres (SegFormer).
+
+    Example:
+        >>> x = jnp.asarray([0.0, 1.0]).reshape(1, 1, 2, 1)
+        >>> [float(v) for v in resize_bilinear(x, (1, 3), align_corners=True).ravel()]
+        [0.0, 0.5, 1.0]
+    """
+    height, width = x.shape[1:3]
+    if (height, width) == tuple(size):
+        return x
+    rows = _interpolation_matrix(height, size[0], align_corners)
+    columns = _interpolation_matrix(width, size[1], align_corners)
+    resized = jnp.einsum(
+        "Hh,bhwc,Ww->bHWc",
+        rows,
+        x.astype(jnp.float32),
+        columns,
+        precision=jax.lax.Precision.HIGHEST,
+    )
+    return resized.astype(x.dtype)
+
+
+def _nearest_index(n_in: int, n_out: int) -> np.ndarray:
+    # float32 on purpose: float64 picks another source pixel for some ratios.
+    scale = np.float32(n_in) / np.float32(n_out)
+    index = np.floor(np.arange(n_out).astype(np.float32) * scale)
+    return np.minimum(index.astype(np.int32), n_in - 1)
+
+
+def resize_nearest(
+    x: Shaped[Array, "b h w *c"], size: tuple[int, int]
+) -> Shaped[Array, "b H W *c"]:
+    """Nearest-neighbour resize, source index `floor(i * in / out)`; any dtype.
+
+    Args:
+        x: label maps `[b, h, w]` or images `[b, h, w, c]`.
+        size: height and width wanted.
+    """
+    rows = _nearest_index(x.shape[1], size[0])
+    columns = _nearest_index(x.shape[2], size[1])
+    return jnp.take(jnp.take(x, rows, axis=1), columns, axis=2)

@@ -1,0 +1,32 @@
+"""Colours of classes and of confidence."""
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Integer, UInt8
+
+from sfda_jax.tasks import ClassSpace
+from sfda_jax.types import IGNORE
+
+IGNORE_COLOR = (236, 236, 232)
+"""RGB of pixels without a class: near white, far from every class of every palette."""
+
+_VIRIDIS = cv2.applyColorMap(
+    np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS
+)[:, 0, ::-1]
+
+
+def colorize(
+    labels: Integer[np.ndarray, "h w"], classes: ClassSpace
+) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of train ids; `IGNORE` and unknown ids get `IGNORE_COLOR`."""
+    table = np.tile(np.array(IGNORE_COLOR, np.uint8), (IGNORE + 1, 1))
+    table[: classes.num_classes] = classes.palette
+    return table[np.clip(labels, 0, IGNORE)]
+
+
+def colorize_confidence(
+    confidence: Float[np.ndarray, "h w"],
+) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB of values in [0, 1] on the viridis scale, which grey printing keeps."""
+    levels = np.rint(np.nan_to_num(confidence).clip(0, 1) * 255).astype(np.uint8)
+    return _VIRIDIS[levels]

@@ -1,0 +1,1 @@
+"""The driver: stages, rounds, steps; compilation, checkpoints, logs."""

@@ -1,0 +1,163 @@
+"""What a recipe will do and what it costs, without doing it."""
+
+import dataclasses
+import itertools
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from sfda_jax.train.loop import make_access, open_batches
+from sfda_jax.train.optim import make_optimizer
+from sfda_jax.train.parallel import Parallel, make_parallel
+from sfda_jax.train.recipe import Position, Recipe
+from sfda_jax.train.round_context import make_round_context
+from sfda_jax.train.states import init_network, stage_key, start_state
+from sfda_jax.train.step import make_train_step
+from sfda_jax.types import AdaptState, Batch, Key, ModelState
+
+_FEW = 8
+
+
+def plan(recipe: Recipe) -> str:
+    """Stages, rounds, steps and streams with their counts, as text."""
+    access = make_access(recipe)
+    task = recipe.task
+    lines = [f"{recipe.name}: task {task.name}, {task.classes.name}, {task.headline}"]
+    for domain in ("source", "target"):
+        side = getattr(task, domain)
+        if side is None:
+            lines.append(f"  {domain}: none")
+            continue
+        train, held_out = access.train(domain), access.eval(domain)
+        labels = "labelled" if domain == "source" else "no labels"
+        lines.append(
+            f"  {domain}: {side.dataset} {side.train} ({len(train)} images, {labels}), "
+            f"{side.eval} ({len(held_out)} labelled)"
+        )
+    for number, stage in enumerate(recipe.stages, 1):
+        steps = [entry.num_steps for entry in stage.rounds]
+        method = type(stage.method).__module__.rsplit(".", 1)[-1]
+        lines.append(
+            f"  stage {number} {stage.name}: {method}, from {stage.init_from}, "
+            f"{len(steps)} round(s), {sum(steps)} steps {steps}, "
+            f"evaluates the {stage.network}"
+        )
+    return "\n".join(lines)
+
+
+def compile_report(recipe: Recipe) -> list[dict[str, Any]]:
+    """One row per stage with steps: parameters, compile seconds, device memory.
+
+    Loads one real batch per stage. What a round prepares from the whole split is
+    prepared from its first few images, in a temporary folder.
+    """
+    parallel = make_parallel(recipe.parallel.mode, recipe.parallel.devices)
+    student = init_network(recipe)
+    rows = []
+    for index, stage in enumerate(recipe.stages):
+        if not stage.rounds[0].num_steps:
+            continue
+        trial = start_trial(recipe, index, parallel=parallel, student=student)
+        rows.append(
+            {
+                "stage": stage.name,
+                "parameters": sum(x.size for x in jax.tree.leaves(student.params)),
+                "batch_seconds": round(trial.batch_seconds, 3),
+                "compile_seconds": round(trial.compile_seconds, 2),
+                **trial.memory(),
+            }
+        )
+    return rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One stage, ready to run: its compiled step, a state and one batch, on devices.
+
+    `input_rate` is images/s of the input pipeline alone, 0 where it was not timed.
+    """
+
+    step: Callable[..., Any]
+    state: AdaptState
+    batch: Batch
+    key: Key
+    images: int
+    batch_seconds: float
+    input_rate: float
+    compile_seconds: float
+
+    def memory(self) -> dict[str, float]:
+        """Device memory of the step in GiB, as the compiler counts it."""
+        found = self.step.memory_analysis()
+        if found is None:
+            return {}
+        gib = 2**30
+        return {
+            "state_and_batch_gib": round(found.argument_size_in_bytes / gib, 3),
+            "temporary_gib": round(found.temp_size_in_bytes / gib, 3),
+        }
+
+
+def start_trial(
+    recipe: Recipe,
+    index: int,
+    *,
+    parallel: Parallel,
+    student: ModelState,
+    input_batches: int = 0,
+) -> Trial:
+    """A stage's first round on a few images, its first batch loaded, its step compiled.
+
+    Args:
+        recipe: the recipe.
+        index: which stage.
+        parallel: devices and mode.
+        student: the network it starts from.
+        input_batches: how many more batches to read, for `Trial.input_rate`.
+
+    Raises:
+        SfdaError: whatever the real run would stop at.
+    """
+    stage = recipe.stages[index]
+    method, settings = stage.at_round(0)
+    optimizer = make_optimizer(settings)
+    key = stage_key(recipe, index)
+    state = start_state(method, optimizer, student, key)
+    access = dataclasses.replace(make_access(recipe), limit=_FEW)
+    with tempfile.TemporaryDirectory() as folder:
+        ctx = make_round_context(
+            pathlib.Path(folder),
+            recipe,
+            stage=index,
+            round_=0,
+            access=access,
+            parallel=parallel,
+        )
+        state, streams = method.begin_round(ctx, state)
+        images = sum(spec.batch_size for spec in streams.values())
+        started = time.perf_counter()
+        batches = open_batches(recipe, streams, Position(stage=index), access)
+        batch = next(batches)
+        loaded = time.perf_counter()
+        timed = sum(1 for _ in itertools.islice(batches, input_batches))
+        input_seconds = time.perf_counter() - loaded
+        batches.close()
+    placed = {name: parallel.put_batch(part) for name, part in batch.items()}
+    state = parallel.put_state(state)
+    compiling = time.perf_counter()
+    step = parallel.compile_step(make_train_step(parallel.localise(method), optimizer))
+    compiled = step.lower(state, placed, key).compile()
+    return Trial(
+        step=compiled,
+        state=state,
+        batch=placed,
+        key=key,
+        images=images,
+        batch_seconds=loaded - started,
+        input_rate=images * timed / input_seconds if timed else 0.0,
+        compile_seconds=time.perf_counter() - compiling,
+    )

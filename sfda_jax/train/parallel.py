@@ -1,0 +1,145 @@
+"""The one place that compiles: the same pure step as `jit` on a mesh or as `pmap`."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+
+from sfda_jax.errors import ConfigError
+from sfda_jax.methods.base import MethodBase
+from sfda_jax.types import AdaptState, Batch
+
+AXIS = "data"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """Devices and the way a step runs on them.
+
+    Attributes:
+        mode: `jit` (batch sharded over the mesh, everything else replicated) or
+            `pmap` (one program per device, joined by collectives).
+        mesh: one axis, `data`.
+    """
+
+    mode: str
+    mesh: Mesh
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The same array on every device."""
+        return NamedSharding(self.mesh, P())
+
+    @property
+    def sharded(self) -> NamedSharding:
+        """The batch axis spread over the devices."""
+        return NamedSharding(self.mesh, P(AXIS))
+
+    @property
+    def num_devices(self) -> int:
+        """Over all processes."""
+        return self.mesh.size
+
+    def localise(self, method: MethodBase) -> MethodBase:
+        """The method as one device runs it: its axis is named under `pmap`."""
+        if self.mode == "jit":
+            return method
+        model = method.model.clone(axis_name=AXIS)
+        return dataclasses.replace(method, model=model, axis_name=AXIS)
+
+    def compile_step(self, step: Callable) -> Callable:
+        """The compiled `step(state, batch, key)`; the state's buffers are donated."""
+        if self.mode == "jit":
+            rep = self.replicated
+            return jax.jit(
+                step,
+                in_shardings=(rep, self.sharded, rep),
+                out_shardings=(rep, rep),
+                donate_argnums=0,
+            )
+        return jax.pmap(
+            step,
+            axis_name=AXIS,
+            in_axes=(0, 0, None),
+            devices=list(self.mesh.devices.flat),
+            donate_argnums=0,
+        )
+
+    def compile_forward(self, fn: Callable) -> Callable:
+        """The compiled `fn(variables, images)`, results replicated (any mode)."""
+        rep = self.replicated
+        return jax.jit(fn, in_shardings=(rep, self.sharded), out_shardings=rep)
+
+    def put_state(self, state: AdaptState) -> AdaptState:
+        """The state on all devices, as the compiled step takes it."""
+        if self.mode == "jit":
+            return jax.device_put(state, self.replicated)
+        stacked = jax.tree.map(
+            lambda x: np.broadcast_to(np.asarray(x), (self.num_devices, *np.shape(x))),
+            state,
+        )
+        return jax.device_put(stacked, self.sharded)
+
+    def get_state(self, state: AdaptState) -> AdaptState:
+        """The plain state of a state that the compiled step returned."""
+        return state if self.mode == "jit" else jax.tree.map(lambda x: x[0], state)
+
+    def get_metrics(self, metrics: PyTree) -> PyTree:
+        """Host scalars, one per name."""
+        host = jax.device_get(metrics)
+        return host if self.mode == "jit" else jax.tree.map(lambda x: x[0], host)
+
+    def put_batch(self, batch: Batch) -> Batch:
+        """This process's part of a batch, put on its devices."""
+        put = self._split if self.mode == "pmap" else self._place
+        return jax.tree.map(put, batch)
+
+    def _place(self, x: np.ndarray) -> jax.Array:
+        return jax.make_array_from_process_local_data(self.sharded, x)
+
+    def _split(self, x: np.ndarray) -> np.ndarray:
+        local = jax.local_device_count() if self.num_devices > 1 else 1
+        local = min(local, self.num_devices)
+        return x.reshape(local, x.shape[0] // local, *x.shape[1:])
+
+    def check_batch(self, size: int, where: str) -> None:
+        """Refuses a batch that does not divide over the devices.
+
+        Raises:
+            ConfigError: names the setting and the nearest sizes that fit.
+        """
+        n = self.num_devices
+        if size % n:
+            low = max(size // n, 1) * n
+            raise ConfigError(
+                f"config.{where} is {size}, not divisible by {n} devices.",
+                hint=f"Use {low} or {low + n}, or --config.parallel.devices=1.",
+            )
+
+
+def make_parallel(mode: str, num_devices: int = 0) -> Parallel:
+    """The devices of a run.
+
+    Args:
+        mode: `jit` or `pmap`.
+        num_devices: how many to use, 0 for all.
+
+    Raises:
+        ConfigError: more devices asked for than there are.
+    """
+    devices = jax.devices()
+    if num_devices > len(devices):
+        raise ConfigError(
+            f"config.parallel.devices is {num_devices}, but JAX sees {len(devices)} "
+            f"({devices[0].platform}).",
+            hint="Lower it, or set 0 for all.",
+        )
+    devices = devices[: num_devices or len(devices)]
+    mesh = jax.make_mesh(
+        (len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices
+    )
+    return Parallel(mode, mesh)

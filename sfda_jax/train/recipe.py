@@ -1,0 +1,177 @@
+"""A recipe after checking: plain frozen settings and the built model and methods."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from flax import linen as nn
+
+from sfda_jax.methods.base import MethodBase
+from sfda_jax.tasks import Task
+from sfda_jax.train.optim import OptimizerSettings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where data lies and how it is read.
+
+    Attributes:
+        data_dir: prepared sets; empty means `$SFDA_JAX_DATA` or the user's cache.
+        manual_dirs: dataset name → folder of the original download.
+        workers: reader processes; 0 reads with threads (no start-up cost).
+        threads: reader threads where there are no workers.
+        generated: procedural images instead of every dataset (benchmarks only).
+        generated_size: (height, width) of those images.
+    """
+
+    data_dir: str = ""
+    manual_dirs: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    workers: int = 0
+    threads: int = 2
+    generated: bool = False
+    generated_size: tuple[int, int] = (1024, 2048)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParallelSettings:
+    """How the step is compiled.
+
+    Attributes:
+        mode: `jit` over a mesh, or `pmap`.
+        devices: how many to use; 0 means all.
+        matmul_precision: `jax.default_matmul_precision`; empty keeps JAX's default.
+        compilation_cache: folder that keeps compiled programs; empty means none.
+    """
+
+    mode: str = "jit"
+    devices: int = 0
+    matmul_precision: str = ""
+    compilation_cache: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """How a network is scored on labelled splits.
+
+    Attributes:
+        size: (height, width) the images are resized to; logits go back to label size.
+        batch_size: images per forward pass.
+        every: also evaluate on the target every so many steps; 0 means stage ends only.
+        scales: input scales averaged over, 1.0 = single scale.
+        flip: average with the mirrored image.
+        oracle: keep the best target score under the name `oracle_best`; needs `every`.
+        panels: how many target images the report shows.
+    """
+
+    size: tuple[int, int]
+    batch_size: int = 4
+    every: int = 0
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    oracle: bool = False
+    panels: int = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointSettings:
+    """How often the state is saved, in steps; round ends are always saved."""
+
+    every: int = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogSettings:
+    """How often scalars are fetched and written, in steps."""
+
+    every: int = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Round:
+    """One round: its steps, and what it changes in its stage's settings."""
+
+    num_steps: int
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage: a method, its optimiser, its rounds, and where it starts from.
+
+    Attributes:
+        init_from: `previous` (the network the last stage evaluates), `scratch`,
+            `stage:NAME`, or the path of a published PyTorch checkpoint.
+        network: which network is evaluated and handed on, `student` or `teacher`.
+    """
+
+    name: str
+    method: MethodBase
+    optimizer: OptimizerSettings
+    rounds: tuple[Round, ...]
+    init_from: str = "previous"
+    network: str = "student"
+
+    def at_round(self, index: int) -> tuple[MethodBase, OptimizerSettings]:
+        """The method and optimiser settings of one round."""
+        entry = self.rounds[index]
+        return (
+            dataclasses.replace(self.method, **entry.settings),
+            dataclasses.replace(self.optimizer, **entry.optimizer),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything a run needs, checked and built."""
+
+    name: str
+    seed: int
+    task: Task
+    model: nn.Module
+    stages: tuple[Stage, ...]
+    data: DataSettings
+    parallel: ParallelSettings
+    evaluation: EvaluationSettings
+    checkpoint: CheckpointSettings
+    log: LogSettings
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Position:
+    """Where a run stands: `step` steps of a stage's round are done."""
+
+    stage: int = 0
+    round: int = 0
+    step: int = 0
+
+
+def tick(recipe: Recipe, position: Position) -> int:
+    """The checkpoint number of a position.
+
+    Counts steps over the whole run, and one more per round, so that rounds without
+    steps get a number of their own.
+    """
+    done = 0
+    for s, stage in enumerate(recipe.stages):
+        for r, entry in enumerate(stage.rounds):
+            if (s, r) == (position.stage, position.round):
+                return done + position.step
+            done += entry.num_steps + 1
+    raise ValueError(f"{position} lies outside the recipe")
+
+
+def position_of(recipe: Recipe, number: int) -> Position:
+    """The position of a checkpoint number; inverse of `tick`."""
+    for s, stage in enumerate(recipe.stages):
+        for r, entry in enumerate(stage.rounds):
+            if number <= entry.num_steps:
+                return Position(s, r, number)
+            number -= entry.num_steps + 1
+    raise ValueError(f"checkpoint {number} lies outside the recipe")
+
+
+def stage_end(recipe: Recipe, stage: int) -> Position:
+    """The last position of a stage."""
+    rounds = recipe.stages[stage].rounds
+    return Position(stage, len(rounds) - 1, rounds[-1].num_steps)

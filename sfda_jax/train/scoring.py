@@ -1,0 +1,136 @@
+"""Scores while a run goes on: stage ends, rounds' pseudo-labels, the summary."""
+
+import dataclasses
+import logging
+import pathlib
+from typing import Any
+
+import jax
+
+from sfda_jax.data.access import DataAccess
+from sfda_jax.data.transforms import Evaluate
+from sfda_jax.evaluation.evaluator import (
+    Result,
+    evaluate,
+    format_table,
+    pseudo_label_quality,
+)
+from sfda_jax.pseudo_labels.store import PseudoLabelStore
+from sfda_jax.train.loggers import MetricsLog
+from sfda_jax.train.recipe import Position, Recipe, stage_end, tick
+from sfda_jax.train.run_dir import write_json
+from sfda_jax.types import ModelState
+
+_log = logging.getLogger(__name__)
+
+
+def score(recipe: Recipe, state: ModelState, source) -> Result:
+    """A network's scores on a labelled split, as the recipe evaluates."""
+    settings = recipe.evaluation
+    return evaluate(
+        recipe.model,
+        state.variables,
+        source,
+        transform=Evaluate(size=settings.size),
+        batch_size=settings.batch_size,
+        classes=recipe.task.classes,
+        flip=settings.flip,
+        scales=settings.scales,
+        devices=jax.local_devices()[:1],  # the same program whatever the device count
+    )
+
+
+def stage_label(recipe: Recipe, index: int) -> str:
+    """The name a stage's score has in tables: its method's, the last one `adapted`."""
+    if index == len(recipe.stages) - 1:
+        return "adapted"
+    return type(recipe.stages[index].method).__module__.rsplit(".", 1)[-1]
+
+
+def result_path(run_dir: pathlib.Path, recipe: Recipe, index: int) -> pathlib.Path:
+    """Where a stage's scores are kept."""
+    name = f"{index + 1:02d}-{recipe.stages[index].name}"
+    return run_dir / "stages" / name / "evaluation.json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """Evaluates networks of a running recipe and keeps what they scored."""
+
+    recipe: Recipe
+    run_dir: pathlib.Path
+    log: MetricsLog
+
+    def score_start(self, state: ModelState, access: DataAccess) -> None:
+        """Scores a given source checkpoint before anything is adapted."""
+        path = self.run_dir / "stages" / "00-start" / "evaluation.json"
+        if not path.exists():
+            self._score(path, Position(), state, access, "student")
+
+    def score_stage(self, index: int, state: ModelState, access: DataAccess) -> None:
+        """Scores a stage's final network on the target, and the source where it may."""
+        path = result_path(self.run_dir, self.recipe, index)
+        if not path.exists():
+            stage = self.recipe.stages[index]
+            end = stage_end(self.recipe, index)
+            self._score(path, end, state, access, stage.network)
+
+    def score_now(self, position: Position, state: ModelState, access: DataAccess):
+        """Scores in the middle of a stage, for the curves and `oracle_best`."""
+        result = score(self.recipe, state, access.eval("target"))
+        network = self.recipe.stages[position.stage].network
+        self._write(position, result, network, self.recipe.task.target.eval)
+
+    def score_pseudo_labels(
+        self, store: PseudoLabelStore, position: Position, access: DataAccess
+    ) -> None:
+        """Logs coverage, and accuracy where the training labels are at hand."""
+        if not store.complete() or position.step:
+            return
+        source = access.target_train_labels()
+        classes = self.recipe.task.classes
+        quality = pseudo_label_quality(store, "candidates", source, classes)
+        stage = self.recipe.stages[position.stage].name
+        self.log.write(
+            tick(self.recipe, position),
+            {
+                "event": "pseudo_labels",
+                "stage": stage,
+                "round": position.round,
+                "step": position.step,
+                **quality.as_record(classes),
+            },
+        )
+
+    def _score(self, path, position, state, access, network) -> None:
+        task = self.recipe.task
+        results = {"target": score(self.recipe, state, access.eval("target"))}
+        if not access.source_closed and task.source is not None:
+            results["source"] = score(self.recipe, state, access.eval("source"))
+        record: dict[str, Any] = {"network": network}
+        for domain, result in results.items():
+            split = getattr(task, domain).eval
+            self._write(position, result, network, split)
+            title = f"{self.recipe.stages[position.stage].name}: {network}"
+            _log.info("%s", format_table(result, network=title, split=split))
+            record[domain] = {
+                "split": split,
+                **result.scores.as_record(task.classes),
+                "confusion": result.confusion.tolist(),
+            }
+        record["wall"] = self.log.wall
+        write_json(path, record)
+
+    def _write(self, position, result: Result, network: str, split: str) -> None:
+        self.log.write(
+            tick(self.recipe, position),
+            {
+                "event": "eval",
+                "stage": self.recipe.stages[position.stage].name,
+                "round": position.round,
+                "step": position.step,
+                "network": network,
+                "split": split,
+                **result.scores.as_record(self.recipe.task.classes),
+            },
+        )

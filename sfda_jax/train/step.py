@@ -1,0 +1,56 @@
+"""The one train step; every method runs through it."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from sfda_jax.methods.base import MethodBase
+from sfda_jax.ops.collectives import psum
+from sfda_jax.types import AdaptState, Batch, Key, Metrics, ModelState
+
+StepFn = Callable[[AdaptState, Batch, Key], tuple[AdaptState, Metrics]]
+
+
+def make_train_step(
+    method: MethodBase, optimizer: optax.GradientTransformation
+) -> StepFn:
+    """The pure step `(state, batch, key) -> (state, metrics)`, not compiled.
+
+    In order: fold the step number into the key; `annotate`; loss and gradient, summed
+    over devices; optimiser; new parameters, statistics and step number;
+    `after_update`. Metrics are the method's, summed over devices, with `loss`,
+    `grad_norm` and, if the optimiser keeps it, `learning_rate`.
+
+    Args:
+        method: localised to one device under `pmap` (its `axis_name` set).
+        optimizer: whose state `state.opt_state` is.
+    """
+    axis_name = method.axis_name
+
+    def step(state: AdaptState, batch: Batch, key: Key) -> tuple[AdaptState, Metrics]:
+        keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        state, targets = method.annotate(state, batch, keys[0])
+        targets = jax.lax.stop_gradient(targets)
+        (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            state.student.params, state, batch, targets, keys[1]
+        )
+        loss, metrics, grads = psum((loss, aux.metrics, grads), axis_name)
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.student.params
+        )
+        params = optax.apply_updates(state.student.params, updates)
+        state = state.replace(
+            student=ModelState(params, aux.batch_stats),
+            opt_state=opt_state,
+            step=state.step + 1,
+        )
+        state = method.after_update(state, batch, targets, keys[2])
+        metrics = {**metrics, "loss": loss, "grad_norm": optax.tree.norm(grads)}
+        rate = optax.tree.get(opt_state, "learning_rate")
+        if rate is not None:
+            metrics["learning_rate"] = jnp.asarray(rate)
+        return state, metrics
+
+    return step

@@ -1,0 +1,194 @@
+"""What a finished run leaves: summary.json, panels, and the table it prints."""
+
+import json
+import math
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from sfda_jax.data.access import DataAccess
+from sfda_jax.data.transforms import Evaluate
+from sfda_jax.evaluation.evaluator import network_logits
+from sfda_jax.evaluation.predictor import merge_views
+from sfda_jax.report.panels import compose_panel
+from sfda_jax.train import recipe as recipes
+from sfda_jax.train.loop import stage_network
+from sfda_jax.train.recipe import Recipe
+from sfda_jax.train.round_context import make_round_context
+from sfda_jax.train.run_dir import versions, write_json
+from sfda_jax.train.scoring import result_path, stage_label
+from sfda_jax.train.states import init_network, load_network
+from sfda_jax.types import ModelState
+
+
+def write_summary(recipe: Recipe, run_dir: pathlib.Path) -> dict[str, Any]:
+    """The run's figures, in percent, from the scores its stages left; also written."""
+    stages = _stage_records(recipe, run_dir)
+    targets = {label: record["target"] for label, record in stages.items()}
+    headline = recipe.task.headline
+    scores = {label: t["mIoU"][headline] for label, t in targets.items()}
+    if recipe.evaluation.oracle:
+        scores["oracle_best"] = _best_on_target(recipe, run_dir, scores["adapted"])
+    task = recipe.task
+    shapes = jax.eval_shape(lambda: init_network(recipe))
+    summary = {
+        "name": recipe.name,
+        "task": task.name,
+        "source": task.source.dataset if task.source else None,
+        "target": task.target.dataset,
+        "target_split": task.target.eval,
+        "subset": headline,
+        "network": recipe.stages[-1].network,
+        "seed": recipe.seed,
+        "target_mIoU": scores,
+        "source_val_mIoU": {
+            label: record["source"]["mIoU"][headline]
+            for label, record in stages.items()
+            if "source" in record
+        },
+        "subsets": {label: t["mIoU"] for label, t in targets.items()},
+        "per_class": {label: t["iou"] for label, t in targets.items()},
+        "seconds": _seconds(stages),
+        "num_parameters": sum(x.size for x in jax.tree.leaves(shapes.params)),
+        "steps": {
+            stage.name: sum(entry.num_steps for entry in stage.rounds)
+            for stage in recipe.stages
+        },
+        "command": (run_dir / "command.txt").read_text(encoding="utf-8").strip(),
+        "versions": versions(),
+    }
+    write_json(run_dir / "summary.json", summary)
+    return summary
+
+
+def format_summary(summary: dict[str, Any]) -> str:
+    """The table printed when a run ends."""
+    title = (
+        f"{summary['task']}: {summary['subset']} on {summary['target']} "
+        f"{summary['target_split']}, {summary['network']}, seed {summary['seed']}"
+    )
+    lines = [title, "-" * len(title)]
+    first = next(iter(summary["target_mIoU"].values()))
+    for label, value in summary["target_mIoU"].items():
+        note = "  (chosen on target labels)" if label == "oracle_best" else ""
+        gain = f"{value - first:+7.2f}" if value is not None and value != first else ""
+        lines.append(f"{label:<14}{_percent(value):>8}{gain:>9}{note}")
+    total = sum(summary["seconds"].values())
+    lines.append(f"{'time':<14}{total / 60:7.1f} min")
+    return "\n".join(lines)
+
+
+def write_panels(
+    recipe: Recipe, run_dir: pathlib.Path, access: DataAccess
+) -> list[pathlib.Path]:
+    """Pictures of target images: before, after, last pseudo-label, confidence."""
+    source = access.target_train_labels()
+    count = min(recipe.evaluation.panels, len(source))
+    indices = np.linspace(0, len(source) - 1, count).astype(int)
+    before = _first_network(recipe, run_dir)
+    after = stage_network(recipe, run_dir, len(recipe.stages) - 1)
+    store = _last_store(recipe, run_dir, access)
+    paths = []
+    for number, index in enumerate(indices.tolist()):
+        record = source[index]
+        after_ids, confidence = _predict(recipe, after, record)
+        row = {
+            "id": record["id"],
+            "image": record["image"],
+            "before": _predict(recipe, before, record)[0],
+            "after": after_ids,
+            "confidence": confidence,
+        }
+        if "label" in record:
+            row["ground_truth"] = record["label"]
+        if store is not None:
+            row["pseudo_label"] = store.read("candidates", record["id"])
+        panel = compose_panel([row], recipe.task.classes)
+        path = run_dir / "panels" / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(panel).save(path)
+        paths.append(path)
+    return paths
+
+
+def _stage_records(recipe: Recipe, run_dir: pathlib.Path) -> dict[str, Any]:
+    """Score label → what the stage's evaluation left."""
+    paths = {
+        stage_label(recipe, index): result_path(run_dir, recipe, index)
+        for index in range(len(recipe.stages))
+    }
+    start = run_dir / "stages" / "00-start" / "evaluation.json"
+    if start.exists():
+        paths = {"source_only": start, **paths}
+    return {
+        label: json.loads(path.read_text(encoding="utf-8"))
+        for label, path in paths.items()
+    }
+
+
+def _seconds(stages: dict[str, Any]) -> dict[str, float]:
+    found, before = {}, 0.0
+    for label, record in stages.items():
+        found[label] = round(record["wall"] - before, 1)
+        before = record["wall"]
+    return found
+
+
+def _best_on_target(
+    recipe: Recipe, run_dir: pathlib.Path, final: float | None
+) -> float | None:
+    """The best target score of the last stage: an oracle, it reads target labels."""
+    last = recipe.stages[-1].name
+    best = [] if final is None else [final]
+    for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        where = (entry.get("event"), entry.get("stage"), entry.get("split"))
+        if where == ("eval", last, recipe.task.target.eval):
+            value = entry["mIoU"][recipe.task.headline]
+            best += [] if value is None else [value]
+    return max(best, default=None)
+
+
+def _first_network(recipe: Recipe, run_dir: pathlib.Path) -> ModelState:
+    """The network before any adaptation."""
+    first = recipe.stages[0]
+    if first.method.trains_on_source or first.init_from in ("previous", "scratch"):
+        return stage_network(recipe, run_dir, 0)
+    return load_network(recipe, first.init_from)
+
+
+def _last_store(recipe: Recipe, run_dir: pathlib.Path, access: DataAccess):
+    last = len(recipe.stages) - 1
+    ctx = make_round_context(
+        run_dir,
+        recipe,
+        stage=last,
+        round_=recipes.stage_end(recipe, last).round,
+        access=access,
+        parallel=None,
+    )
+    return ctx.store if ctx.store.complete() else None
+
+
+def _predict(recipe: Recipe, state: ModelState, record):
+    """Train ids and confidence of one image at its own size."""
+    settings = recipe.evaluation
+    images = Evaluate(size=settings.size)(record, np.random.default_rng(0))["images"]
+    logits = network_logits(
+        recipe.model,
+        state.variables,
+        images[None],
+        scales=settings.scales,
+        flip=settings.flip,
+    )
+    probs = merge_views(logits, record["image"].shape[:2])[0]
+    ids = np.asarray(jnp.argmax(probs, -1)).astype(np.uint8)
+    return ids, np.asarray(probs.max(-1), np.float32)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}"

@@ -1,0 +1,99 @@
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfda_jax.errors import DataError
+from sfda_jax.evaluation import evaluator
+from sfda_jax.pseudo_labels.store import PseudoLabelStore
+from sfda_jax.tasks import class_space
+from tests.evaluation.tiny_network import examples, identity_transform, tiny
+
+CLASSES = class_space("camvid11")
+MIXED_SIZES = [(16, 24), (16, 24), (12, 20), (16, 24), (16, 24), (12, 20), (16, 24)]
+
+
+def evaluate(source, **settings):
+    model, variables = tiny(CLASSES.num_classes)
+    settings = {"batch_size": 2, "transform": identity_transform} | settings
+    return evaluator.evaluate(model, variables, source, classes=CLASSES, **settings)
+
+
+def test_counts_every_labelled_pixel_once_whatever_the_sizes():
+    source = examples(MIXED_SIZES, 11)
+    seen = []
+    result = evaluate(source, on_batch=seen.append)
+    labels = np.concatenate([r["label"].ravel() for r in source])
+    np.testing.assert_array_equal(
+        result.confusion.sum(1), np.bincount(labels, minlength=256)[:11]
+    )
+    assert result.confusion.dtype == np.int64
+    assert result.num_images == len(source) == seen[-1]
+
+
+def test_batch_size_and_devices_change_nothing():
+    source = examples(MIXED_SIZES, 11)
+    one = evaluate(source, batch_size=1, devices=jax.devices()[:1])
+    four = evaluate(source, batch_size=4, devices=jax.devices()[:4])
+    odd = evaluate(source, batch_size=3)
+    np.testing.assert_array_equal(one.confusion, four.confusion)
+    np.testing.assert_array_equal(one.confusion, odd.confusion)
+
+
+def resized_transform(record, rng):
+    image = Image.fromarray(record["image"]).resize((24, 16), Image.Resampling.BICUBIC)
+    return {"images": np.asarray(image)}
+
+
+def test_prediction_is_scored_at_label_size():
+    source = examples([(30, 50), (33, 41)], 11)
+    result = evaluate(source, transform=resized_transform, flip=True, scales=(0.5, 1.0))
+    valid = sum(int((r["label"] != 255).sum()) for r in source)
+    assert result.confusion.sum() == valid
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ([], "split is empty"),
+        ([{"id": "a", "image": np.zeros((8, 8, 3), np.uint8)}], "no ground truth"),
+        (
+            [
+                {
+                    "id": "a",
+                    "image": np.zeros((8, 8, 3), np.uint8),
+                    "label": np.full((8, 8), 18, np.uint8),
+                }
+            ],
+            "holds id 18",
+        ),
+    ],
+)
+def test_unusable_splits_are_named(source, expected):
+    with pytest.raises(DataError, match=expected):
+        evaluate(source)
+
+
+def test_table_names_network_and_every_subset():
+    table = evaluator.format_table(
+        evaluate(examples([(8, 8)], 11)), network="teacher", split="dusk_val"
+    )
+    assert table.startswith("teacher, dusk_val, 1 images")
+    for name in (*CLASSES.names, *CLASSES.subsets, "pixel accuracy"):
+        assert f"\n{name}" in table
+    assert table.count("teacher") == 2 + len(CLASSES.subsets)
+
+
+def test_pseudo_label_quality_resizes_the_truth(tmp_path):
+    source = examples([(16, 24)], 11)
+    store = PseudoLabelStore(tmp_path)
+    nearest = Image.fromarray(source[0]["label"]).resize(
+        (12, 8), Image.Resampling.NEAREST
+    )
+    small = np.asarray(nearest).copy()
+    small[0] = 255
+    store.write("pseudo", source[0]["id"], small)
+    quality = evaluator.pseudo_label_quality(store, "pseudo", source, CLASSES)
+    assert quality.accuracy == 1
+    valid = np.asarray(nearest) != 255
+    assert quality.coverage == pytest.approx(valid[1:].sum() / valid.sum())

@@ -1,0 +1,105 @@
+"""A round context and a store in memory, a task, and small networks."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from sfda_jax.models import tiny
+from sfda_jax.tasks import ClassSpace, Domain, Task
+from sfda_jax.train.states import start_state
+from sfda_jax.types import ModelState
+
+
+def make_task(num_classes=5):
+    space = ClassSpace(
+        name="toy",
+        names=tuple("abcdefgh"[:num_classes]),
+        palette=np.zeros((num_classes, 3), np.uint8),
+        subsets={"mIoU": tuple(range(num_classes))},
+    )
+    domain = Domain(dataset="toy", train="train", eval="val")
+    return Task(
+        name="toy", source=domain, target=domain, classes=space, headline="mIoU"
+    )
+
+
+def make_model(num_classes=5, **settings):
+    return tiny.Model(
+        num_classes=num_classes, width=4, block_dilations=(1,), dilations=(1,), **settings
+    )
+
+
+def make_network(model, seed=0):
+    variables = jax.jit(model.init)(
+        jax.random.key(seed), np.zeros((1, 16, 16, 3), np.float32)
+    )
+    return ModelState(variables["params"], variables["batch_stats"])
+
+
+def make_state(method, optimizer, seed=0):
+    network = make_network(method.model.clone(axis_name=None), seed)
+    return start_state(method, optimizer, network, jax.random.key(1))
+
+
+def make_images(count, size=(32, 48), seed=0):
+    rng = np.random.default_rng(seed)
+    return [
+        {
+            "image": rng.integers(0, 256, (*size, 3), dtype=np.uint8),
+            "id": f"image_{i}",
+            "index": i,
+        }
+        for i in range(count)
+    ]
+
+
+class Store:
+    def __init__(self):
+        self.maps, self.meta = {}, None
+
+    def complete(self):
+        return self.meta is not None
+
+    def write(self, name, example_id, labels):
+        self.maps[name, example_id] = labels
+
+    def read(self, name, example_id):
+        return self.maps[name, example_id]
+
+    def finish(self, meta):
+        self.meta = meta
+
+
+@dataclasses.dataclass
+class Context:
+    records: list
+    task: Task
+    round: int = 0
+    num_steps: int = 3
+    rng: np.random.Generator = dataclasses.field(
+        default_factory=lambda: np.random.default_rng(0)
+    )
+    store: Store = dataclasses.field(default_factory=Store)
+    previous: Store | None = None
+    forwards: int = 0
+
+    def images(self, domain):
+        return self.records
+
+    def forward(
+        self, fn, variables, *, domain="target", transform, batch_size, order=None
+    ):
+        self.forwards += 1
+        order = np.arange(len(self.records)) if order is None else order
+        compiled = jax.jit(fn)
+        for start in range(0, len(order), batch_size):
+            rows = [self.records[i] for i in order[start : start + batch_size]]
+            images = np.stack([transform(row, self.rng)["images"] for row in rows])
+            missing = batch_size - len(rows)
+            padded = np.concatenate([images, np.repeat(images[-1:], missing, 0)])
+            out = jax.device_get(compiled(variables, padded))
+            yield (
+                [row["id"] for row in rows],
+                jax.tree.map(lambda x, n=len(rows): x[:n], out),
+            )

@@ -1,0 +1,86 @@
+import json
+import re
+
+import pytest
+
+from sfda_jax.errors import DataError
+from sfda_jax.report.html import build_report, read_metrics
+from tests.report.fake_run import CLASSES, write_fake_run
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return write_fake_run(tmp_path_factory.mktemp("my runs") / "α run")
+
+
+@pytest.fixture(scope="module")
+def page(run_dir):
+    return build_report(run_dir).read_text("utf-8")
+
+
+def test_one_file_without_links(page):
+    assert not re.findall(r'(?:href|src)="(?!data:)', page)
+    assert "http" not in page and "<script" not in page and "url(" not in page
+    assert page.count("data:image/png;base64,") == 1
+
+
+def test_everything_is_escaped(page):
+    assert "g2c &lt;demo&gt;" in page and "<demo>" not in page
+
+
+def test_shows_the_headline_with_subset_and_network(page, run_dir):
+    summary = json.loads((run_dir / "summary.json").read_text())
+    adapted = f"{summary['target_mIoU']['adapted']:.1f}"
+    assert f'<div class="figure">{adapted}<small> %</small></div>' in page
+    assert "mIoU19 after adaptation" in page and "teacher on real_val" in page
+    assert "upper bound for model selection" in page
+    for text in (*CLASSES.names, *CLASSES.subsets, "AdaBN", "1 h 06 min", "0.10.2"):
+        assert text in page
+
+
+def test_charts_and_tables_are_there(page):
+    titles = re.findall(r"<h3>(.*?)</h3>", page)
+    assert "mIoU19 on real_val, %" in titles and "Pseudo-labels, %" in titles
+    assert titles.index("loss") < titles.index("loss_negative") < titles.index("lr")
+    assert page.count("<svg") == 6
+
+
+def bare(folder, **summary):
+    folder.mkdir(exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return build_report(folder).read_text("utf-8")
+
+
+def test_a_bare_summary_is_enough(tmp_path):
+    assert "mIoU after adaptation" in bare(tmp_path)
+
+
+def test_classes_outside_the_headline_are_marked(tmp_path):
+    names = [n for n in CLASSES.names if n not in ("terrain", "truck", "train")]
+    page = bare(
+        tmp_path,
+        subset="mIoU13",
+        target_mIoU={"dtst": 40.0, "adapted": None},
+        per_class={"dtst": dict.fromkeys(names, 3.0), "adapted": {}},
+        source_val_mIoU={"source_only": 61.0},
+    )
+    assert page.count('<span class="quiet">○</span>') == 3
+    assert "do not count in mIoU13" in page and "scores 61.0" in page
+
+
+def test_metrics_survive_a_cut_line(run_dir, tmp_path):
+    records = read_metrics(run_dir / "metrics.jsonl")
+    assert len(records) > 900 and all(isinstance(r, dict) for r in records)
+    assert read_metrics(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize(("text", "expected"), [("{", "not valid"), ("[]", "a list")])
+def test_damaged_summary(tmp_path, text, expected):
+    (tmp_path / "summary.json").write_text(text)
+    with pytest.raises(DataError, match=expected):
+        build_report(tmp_path)
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(DataError, match=r"No summary\.json"):
+        build_report(tmp_path)
