@@ -1,6 +1,6 @@
 """Procedural driving scenes, game → real: everything on two CPU cores, no download.
 
-    bash launch/local.sh --config configs/demo.py
+bash launch/local.sh --config configs/demo.py
 """
 
 from ml_collections import ConfigDict

@@ -72,7 +72,8 @@ def evaluate(
     prepare_jax(recipe)
     state = _network(recipe, workdir, stage=stage, checkpoint=checkpoint)
     access = loop.make_access(_with_split(recipe, split))
-    return scoring.score(recipe, state, access.eval("target"))
+    source = access.eval("target")
+    return scoring.score(recipe, state, source, gamma=_gamma(recipe, stage))
 
 
 def predict(
@@ -98,6 +99,7 @@ def predict(
         classes=recipe.task.classes,
         scales=settings.scales,
         flip=settings.flip,
+        gamma=_gamma(recipe, stage),
     )
 
 
@@ -125,7 +127,7 @@ def check(config: ConfigDict) -> str:
     lines = [dry_run.plan(recipe)]
     for domain in ("source", "target"):
         side = getattr(recipe.task, domain)
-        if side is not None:
+        if side is not None and side.eval:
             lines.append(_class_shares(recipe, side, access.eval(domain)))
     return "\n".join(lines)
 
@@ -202,19 +204,28 @@ def _network(
 ) -> ModelState:
     if checkpoint:
         return load_network(recipe, checkpoint)
-    names = [s.name for s in recipe.stages]
-    name = stage or names[-1]
-    if name not in names:
-        raise ConfigError(
-            f"Unknown stage {name!r}.{closest(name, names)}",
-            hint=f"Known: {', '.join(names)}.",
-        )
+    index = _stage_index(recipe, stage)
     folder = pathlib.Path(workdir)
     if not (folder / "checkpoints").is_dir():
         raise CheckpointError(
             f"{folder} holds no run.", hint=f"Run it first: --workdir={folder}"
         )
-    return loop.stage_network(recipe, folder, names.index(name))
+    return loop.stage_network(recipe, folder, index)
+
+
+def _stage_index(recipe: Recipe, name: str) -> int:
+    """Position of a stage, the last one where none is named."""
+    names = [s.name for s in recipe.stages]
+    if name and name not in names:
+        raise ConfigError(
+            f"Unknown stage {name!r}.{closest(name, names)}",
+            hint=f"Known: {', '.join(names)}.",
+        )
+    return names.index(name or names[-1])
+
+
+def _gamma(recipe: Recipe, stage: str) -> float:
+    return recipe.stages[_stage_index(recipe, stage)].method.gamma
 
 
 def _with_split(recipe: Recipe, split: str) -> Recipe:

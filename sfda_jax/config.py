@@ -116,7 +116,9 @@ def build(config: ConfigDict) -> parts.Recipe:
         ConfigError: a value that a method, network or task refuses.
     """
     full = plain(config)
-    task = _build_task(full["task"])
+    methods = [full["stages"][name]["method"] for name in full["pipeline"]]
+    trains = any(resolve("methods", name).trains_on_source for name in methods)
+    task = _build_task(full["task"], uses_source=trains)
     settings = dict(full["model"])
     factory = resolve("models", settings.pop("name"))
     model = factory(num_classes=task.classes.num_classes, **settings)
@@ -273,10 +275,11 @@ def _check_choice(path: str, value: str, choices: Sequence[str]) -> None:
         )
 
 
-def _build_task(full: Mapping[str, Any]) -> Task:
+def _build_task(full: Mapping[str, Any], *, uses_source: bool) -> Task:
+    """The task; a source that no stage trains on is not asked for."""
     return Task(
         name=full["name"],
-        source=Domain(**full["source"]) if full["source"] else None,
+        source=Domain(**full["source"]) if full["source"] and uses_source else None,
         target=Domain(**full["target"]),
         classes=_classes(full["classes"]),
         headline=full["headline"],

@@ -131,7 +131,7 @@ class Domain:
     Attributes:
         dataset: name of a builder in `data_prep`, or `package.module:Builder`.
         train: split trained on (the target's without its labels).
-        eval: labelled split evaluated on.
+        eval: labelled split evaluated on; empty where there is none.
         variant: builder configuration, e.g. an image size; empty for the only one.
     """
 

@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from sfda_jax.errors import ConfigError
 from sfda_jax.types import Key, ModelState
@@ -103,15 +103,15 @@ class DynamicUpdate:
         mean_new: mean re-score at the last query.
     """
 
-    scores: Float[Array, "n p"]
+    scores: PyTree
     inputs: PyTree
-    count: Int[Array, ""]
-    num_updates: Int[Array, ""]
-    queried: Bool[Array, ""]
-    updated: Bool[Array, ""]
-    interval: Int[Array, ""]
-    mean_old: Float[Array, ""]
-    mean_new: Float[Array, ""]
+    count: PyTree
+    num_updates: PyTree
+    queried: PyTree
+    updated: PyTree
+    interval: PyTree
+    mean_old: PyTree
+    mean_new: PyTree
 
     def metrics(self) -> dict[str, Array]:
         """Scalars for the log. `teacher_updated` is the last decision's."""

@@ -56,9 +56,13 @@ class ModelState:
 
 @struct.dataclass
 class AdaptState:
-    """Everything that changes while a stage runs; what a checkpoint stores."""
+    """Everything that changes while a stage runs; what a checkpoint stores.
 
-    step: Int[Array, ""]
+    `step` is an int32 scalar. State classes leave their leaves unannotated: the same
+    tree also holds shapes (restoring) and one row per device (`pmap`).
+    """
+
+    step: PyTree
     student: ModelState
     teacher: ModelState | None
     opt_state: PyTree

@@ -42,7 +42,7 @@ def test_overrides_are_typed():
     assert loaded.stages.adapt.settings.ema_decay == 0.5
     assert loaded.stages.adapt.settings.dynamic is False
     assert loaded.stages.adapt.settings.crop_size == (32, 64)
-    assert loaded.stages.source.rounds[0].num_steps == 7
+    assert loaded.stages.source.rounds[0]["num_steps"] == 7
     assert loaded.data.manual_dirs.camvid == "some where/ça"
 
 

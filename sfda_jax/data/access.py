@@ -57,10 +57,13 @@ class DataAccess:
         side = self._domain(domain)
         return self._open(side, side.eval, labelled=True)
 
-    def target_train_labels(self) -> Source:
-        """The target's training split with labels, for pseudo-label reports only."""
+    def target_train_report(self) -> Source:
+        """The target's training split with what labels it has: for reports only."""
         side = self.task.target
-        return self._open(side, side.train, labelled=True)
+        try:
+            return self._open(side, side.train, labelled=True)
+        except DataError:  # the user's folder has none
+            return self._open(side, side.train, labelled=False)
 
     def fingerprints(self) -> dict[str, str]:
         """Dataset → fingerprint of its prepared set."""

@@ -41,6 +41,14 @@ def map_levels(
     return cv2.LUT(image, levels[None])
 
 
+def tone(image: ImageArray, gamma: float) -> ImageArray:
+    """255 (v/255)^gamma, rounded: below 1 brightens dark images, 1 changes nothing."""
+    if gamma == 1.0:
+        return image
+    levels = np.rint(255 * (np.arange(256) / 255) ** gamma).astype(np.uint8)
+    return cv2.LUT(np.ascontiguousarray(image), levels)
+
+
 def luma(image: ImageArray) -> UInt8[np.ndarray, "h w"]:
     """Grey level (19595 R + 38470 G + 7471 B + 32768) >> 16."""
     return np.asarray(Image.fromarray(image).convert("L"))

@@ -19,18 +19,38 @@ def shade_ground(canvas: Canvas, percent: int) -> None:
     )
 
 
+def graded(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
+    """The uint8 picture `[H,W,3]` of a game: noon to evening, a little air and grain."""
+    planes = np.stack(cv2.split(canvas.pixels)[:3]).astype(np.float32)
+    air = _plane(canvas.pixels[max(canvas.centre[1] - 1, 0), 0, :3])
+    share = _fog_share(canvas, _uniform(rng, 150, 900))
+    planes = _faded(planes + (air - planes) * share, _uniform(rng, 0, 0.35))
+    warmth = _uniform(rng, -0.1, 0.1)
+    exposure = _plane((1 + warmth, 1, 1 - warmth)) * _uniform(rng, 0.55, 1.1)
+    return _exposed(planes * exposure, _uniform(rng, 0, 0.03), rng)
+
+
+def _exposed(planes, noise, rng) -> np.ndarray:
+    """uint8 `[H,W,3]` with grain of a triangular distribution."""
+    grain = rng.integers(0, 256, (2, *planes.shape), dtype=np.uint8).astype(np.float32)
+    planes = planes + (grain[0] - grain[1]) * noise
+    return cv2.merge(list(np.clip(planes, 0, 255).astype(np.uint8)))
+
+
 def weathered(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
     """The canvas's light under one weather, drawn at random, float32 `[3,H,W]`."""
     planes = np.stack(cv2.split(canvas.pixels)[:3]).astype(np.float32)
     kind = int(rng.integers(0, 10))
-    if kind < 4:
+    if kind < 3:
         return _dusk(planes, canvas, rng)
-    if kind < 7:
+    if kind < 6:
         return _haze(planes, canvas, rng)
     return _rain(planes, canvas, rng)
 
 
-def _uniform(rng: np.random.Generator, low: float, high: float) -> np.float32:
+def _uniform(
+    rng: np.random.Generator, low: float | int, high: float | int
+) -> np.float32:
     return np.float32(low + (high - low) * (int(rng.integers(0, 1001)) / 1000))
 
 
@@ -42,7 +62,7 @@ def _mix(planes, colour, share) -> np.ndarray:
     return planes + (_plane(colour) - planes) * share
 
 
-def _faded(planes, share: float) -> np.ndarray:
+def _faded(planes, share) -> np.ndarray:
     """Colours drawn towards their grey."""
     grey = (planes[0] + planes[1] + planes[2]) * np.float32(1 / 3)
     return planes + (grey - planes) * np.float32(share)
@@ -56,7 +76,7 @@ def _fog_share(canvas: Canvas, distance: np.float32) -> np.ndarray:
 def _haze(planes, canvas: Canvas, rng) -> np.ndarray:
     """Fog in banks: thicker in the distance and here and there."""
     air = ((206, 206, 204), (188, 198, 210), (216, 206, 188))[int(rng.integers(0, 3))]
-    share = _fog_share(canvas, _uniform(rng, 22, 55))
+    share = _fog_share(canvas, _uniform(rng, 35, 80))
     banks = fitted(noise_field(rng, (4, 5)), canvas.depth.shape).astype(np.float32)
     share = np.clip(share * (np.float32(0.6) + banks * np.float32(0.7 / 255)), 0, 0.92)
     return _mix(_faded(planes, 0.35), air, share)
@@ -74,14 +94,14 @@ def _rain(planes, canvas: Canvas, rng) -> np.ndarray:
     planes[:, horizon + 1 :] = below + (planes[:, mirror] - below) * share
     planes = _faded(planes, 0.4)
     share = _fog_share(canvas, _uniform(rng, 90, 160))
-    return _mix(planes, (176, 184, 192), share) * _uniform(rng, 0.72, 0.9)
+    return _mix(planes, (176, 184, 192), share) * _uniform(rng, 0.8, 0.95)
 
 
 def _dusk(planes, canvas: Canvas, rng) -> np.ndarray:
     """Little light from a coloured sky; lamps, windows and our own headlights."""
     height, width = canvas.depth.shape
     horizon = canvas.centre[1]
-    dark = _uniform(rng, 0.3, 0.5)
+    dark = _uniform(rng, 0.42, 0.62)
     own = planes
     rows = np.arange(height, dtype=np.float32)[:, None]
     columns = np.arange(width, dtype=np.float32)[None, :]
@@ -128,15 +148,13 @@ def photographed(planes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     rows = np.arange(height, dtype=np.float32)[:, None] / np.float32(height) - 0.5
     columns = np.arange(width, dtype=np.float32)[None, :] / np.float32(width) - 0.5
     falloff = 1 - (rows * rows + columns * columns) * _uniform(rng, 0.5, 1.0)
-    balance = _plane([_uniform(rng, 0.9, 1.1) for _ in range(3)])
-    grain = rng.integers(0, 256, (2, *planes.shape), dtype=np.uint8).astype(np.float32)
-    grain = (grain[0] - grain[1]) * _uniform(rng, 0.03, 0.08)
-    exposed = np.clip(planes * (falloff * balance) + grain, 0, 255).astype(np.uint8)
-    picture = cv2.cvtColor(cv2.merge(list(exposed)), cv2.COLOR_RGB2YCrCb)
+    balance = _plane([_uniform(rng, 0.93, 1.07) for _ in range(3)])
+    exposed = _exposed(planes * (falloff * balance), _uniform(rng, 0.01, 0.04), rng)
+    picture = cv2.cvtColor(exposed, cv2.COLOR_RGB2YCrCb)
     luma, *chroma = cv2.split(picture)
     side = max(3, 2 * (height // 64) + 1)
     chroma = [cv2.blur(plane, (side, side)) for plane in chroma]
-    if int(rng.integers(0, 2)):
+    if int(rng.integers(0, 4)) == 0:
         side = max(3, 2 * (height // 128) + 1)
         luma = cv2.GaussianBlur(luma, (side, side), 0)
     return cv2.cvtColor(cv2.merge([luma, *chroma]), cv2.COLOR_YCrCb2RGB)

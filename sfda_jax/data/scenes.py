@@ -20,7 +20,7 @@ from sfda_jax.data.scene_street import (
     fitted,
     noise_field,
 )
-from sfda_jax.data.scene_weather import photographed, shade_ground, weathered
+from sfda_jax.data.scene_weather import graded, photographed, shade_ground, weathered
 
 SIZE = (96, 192)
 """Default (height, width)."""
@@ -66,7 +66,7 @@ def render(
     _grain(picture, style, materials)
     label = picture.pixels[..., 3].copy()
     if look == "game":
-        return picture.pixels[..., :3].copy(), label
+        return graded(picture, air), label
     return photographed(weathered(picture, air), air), label
 
 
@@ -74,7 +74,7 @@ def _between(rng: np.random.Generator, low: int, high: int) -> int:
     return int(rng.integers(low, high + 1))
 
 
-def _metres(rng: np.random.Generator, low: float, high: float) -> float:
+def _metres(rng: np.random.Generator, low: float | int, high: float | int) -> float:
     return _between(rng, round(low * 100), round(high * 100)) / 100
 
 
@@ -140,7 +140,7 @@ def _actors(rng: np.random.Generator, street: Street) -> list[Actor]:
     def add(kind: str, x: float, z: float) -> None:
         actors.append(Actor(kind, x, z, _between(rng, 0, 11)))
 
-    def beside(low: float, high: float) -> float:
+    def beside(low: float | int, high: float | int) -> float:
         """A position on a pavement, that far from its kerb."""
         side = _between(rng, 0, 1)
         offset = _metres(rng, low, high)

@@ -25,6 +25,8 @@ class AugmentSettings:
         cutout_probability: of blanking cells (0 in SND and Stable-ST).
         cutout_ratio: share of the cells that are blanked.
         cutout_cell: side of a cell, pixels.
+        gamma: range of a tone curve's exponent, before all else; beside the published
+            augmentation, off at (1, 1).
         denorm: `truncate` reproduces the published loss of one grey level in a tenth
             of the bytes, `round` does not.
     """
@@ -38,6 +40,7 @@ class AugmentSettings:
     cutout_probability: float = 0.25
     cutout_ratio: float = 0.25
     cutout_cell: int = 32
+    gamma: tuple[float, float] = (1.0, 1.0)
     denorm: Denorm = "truncate"
 
     def check(self, image_size: tuple[int, int], crop_size: tuple[int, int]) -> None:
@@ -74,6 +77,7 @@ class AugmentDecisions:
         flip: mirror left to right, after the crop.
         cutout_grid: U(0,1) draw of each cell `[h // cell, w // cell]`, None for no
             cutout.
+        gamma: exponent of the tone curve.
     """
 
     blur_sigma: float | None
@@ -84,6 +88,7 @@ class AugmentDecisions:
     crop: tuple[int, int, int, int]
     flip: bool
     cutout_grid: np.ndarray | None
+    gamma: float = 1.0
 
 
 def scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -136,13 +141,15 @@ def draw_decisions(
         crop=(top, top + height, left, left + width),
         flip=bool(rng.random() < settings.flip_probability),
         cutout_grid=rng.random(cells, np.float32) if cutout and all(cells) else None,
+        gamma=rng.uniform(*settings.gamma),
     )
 
 
 def augment_bytes(
     image: ImageArray, decisions: AugmentDecisions
 ) -> UInt8[np.ndarray, "crop_h crop_w 3"]:
-    """Blur, colour, scale, crop and flip, before the first normalisation."""
+    """Tone, blur, colour, scale, crop and flip, before the first normalisation."""
+    image = image_ops.tone(image, decisions.gamma)
     if decisions.blur_sigma is not None:
         image = image_ops.blur5(image, decisions.blur_sigma)
     for operation in decisions.jitter_order:

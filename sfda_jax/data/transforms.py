@@ -38,17 +38,20 @@ class Resize:
     Attributes:
         size: (height, width); None keeps the image's own.
         resample: antialiased bilinear or bicubic.
+        gamma: exponent of a tone curve applied first, 1.0 for none.
     """
 
     size: Size | None = None
     resample: Resample = "bilinear"
+    gamma: float = 1.0
 
     def __call__(
         self, record: Record, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """The arrays of one record."""
         size = self.size or record["image"].shape[:2]
-        return {"images": image_ops.resize(record["image"], size, self.resample)}
+        image = image_ops.tone(record["image"], self.gamma)
+        return {"images": image_ops.resize(image, size, self.resample)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,15 +62,18 @@ class Evaluate:
 
     Attributes:
         size: (height, width) of the network's input; None keeps the image's own.
+        gamma: exponent of a tone curve applied first, 1.0 for none.
     """
 
     size: Size | None = None
+    gamma: float = 1.0
 
     def __call__(
         self, record: Record, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """The arrays of one record."""
-        arrays = Resize(size=self.size, resample="bicubic")(record, rng)
+        resize = Resize(size=self.size, resample="bicubic", gamma=self.gamma)
+        arrays = resize(record, rng)
         if "label" in record:
             arrays["labels"] = record["label"]
         return arrays
@@ -120,7 +126,10 @@ class SourceTrain:
         if self.flip and rng.random() < 0.5:
             image, label = image_ops.flip(image), image_ops.flip(label)
         image = np.ascontiguousarray(image)
-        return {"images": self._colour(image, rng), "labels": label}
+        arrays = {"images": self._colour(image, rng), "labels": label}
+        if "index" in record:
+            arrays["index"] = np.array(record["index"], np.int32)
+        return arrays
 
     def _colour(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         gray = rng.random() < self.gray_probability
@@ -156,6 +165,7 @@ class DtstTrain:
             runs.
         companions: class → classes pasted along with it.
         augment: the student's augmentation.
+        gamma: exponent of a tone curve on the teacher's view alone, 1.0 for none.
         paste_scale_min: least enlargement of a pasted object.
         paste_scale_range: added to it times U(0,1).
         min_class_pixels: a candidate with fewer pixels of the class is drawn again.
@@ -175,6 +185,7 @@ class DtstTrain:
     mix_probabilities: Sequence[float] | None = None
     companions: Mapping[int, tuple[int, ...]]
     augment: AugmentSettings = _PUBLISHED
+    gamma: float = 1.0
     paste_scale_min: float = 1.0
     paste_scale_range: float = 1.5
     min_class_pixels: int = MIN_CLASS_PIXELS
@@ -207,7 +218,7 @@ class DtstTrain:
         top, _, left, _ = decisions.crop
         return {
             "images": student,
-            "full_images": full,
+            "full_images": image_ops.tone(full, self.gamma),
             "rescale_size": np.array(decisions.rescale_size, np.int32),
             "crop_origin": np.array([top, left], np.int32),
             "flip": np.array(decisions.flip),

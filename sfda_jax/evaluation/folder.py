@@ -13,6 +13,7 @@ from flax import linen as nn
 from jaxtyping import PyTree, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from sfda_jax.data.image_ops import tone
 from sfda_jax.errors import DataError
 from sfda_jax.evaluation.evaluator import network_logits
 from sfda_jax.evaluation.predictor import merge_views
@@ -132,13 +133,14 @@ def _predict_one(
     size: tuple[int, int] | None,
     scales: Sequence[float],
     flip: bool,
+    gamma: float,
     align_corners: bool,
 ) -> UInt8[np.ndarray, "h w"]:
     height, width = image.shape[:2]
-    resized = image
+    resized = tone(image, gamma)
     if size and size != (height, width):
         resized = np.asarray(
-            Image.fromarray(image).resize(size[::-1], Image.Resampling.BICUBIC)
+            Image.fromarray(resized).resize(size[::-1], Image.Resampling.BICUBIC)
         )
     logits = network_logits(
         model, variables, jnp.asarray(resized)[None], scales=tuple(scales), flip=flip
@@ -192,6 +194,7 @@ def predict_folder(
     classes: ClassSpace,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
+    gamma: float = 1.0,
     align_corners: bool = True,
     on_image: Callable[[int, int], None] | None = None,
 ) -> int:
@@ -210,6 +213,7 @@ def predict_folder(
         classes: names and palette.
         scales: input scales averaged.
         flip: average with the mirrored image.
+        gamma: exponent of a tone curve applied first, 1.0 for none.
         align_corners: how logits are enlarged.
         on_image: told (images done, images in all), for a progress bar.
 
@@ -231,6 +235,7 @@ def predict_folder(
         size=size,
         scales=scales,
         flip=flip,
+        gamma=gamma,
         align_corners=align_corners,
     )
     failures = []

@@ -62,7 +62,7 @@ class Method(MethodBase):
         for ids, rows in ctx.forward(
             batch_statistics,
             state.student.variables,
-            transform=transforms.Evaluate(size=self.size),
+            transform=transforms.Evaluate(size=self.size, gamma=self.gamma),
             batch_size=min(self.batch_size, size),
             order=order,
         ):

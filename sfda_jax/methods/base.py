@@ -91,11 +91,14 @@ class MethodBase:
     Attributes:
         model: the network, a Linen module.
         task: domains and classes.
+        gamma: exponent of a tone curve on every target image the evaluated network
+            sees (training, evaluation, prediction); 1.0 leaves images as they are.
         axis_name: device axis under `pmap`, None under `jit`; set by the driver.
     """
 
     model: nn.Module
     task: Task
+    gamma: float = 1.0
     axis_name: str | None = None
 
     trains_on_source: ClassVar[bool] = False

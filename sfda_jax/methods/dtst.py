@@ -65,7 +65,7 @@ class DtstState:
         dtu: recent full views and scores; None with a fixed update interval.
     """
 
-    running_confidence: Float[Array, " c"]
+    running_confidence: PyTree
     dtu: teachers.DynamicUpdate | None
 
 
@@ -80,6 +80,8 @@ class Method(MethodBase):
         scale: range of the student's random rescaling of the full view.
         cutout_probability: chance of dropping cells of the student's crop.
         cutout_cell: side of a dropped cell, pixels.
+        student_gamma: range of a tone curve's exponent on the student's view; beside
+            the published augmentation, off at (1, 1).
         paste_scale: range by which pasted objects grow.
         test_size: (height, width) of the input when candidates are made.
         candidate_size: (height, width) at which candidates are compared and counted.
@@ -116,6 +118,7 @@ class Method(MethodBase):
     scale: tuple[float, float] = (0.75, 1.25)
     cutout_probability: float = 0.25
     cutout_cell: int = 32
+    student_gamma: tuple[float, float] = (1.0, 1.0)
     paste_scale: tuple[float, float] = (1.0, 2.5)
     test_size: tuple[int, int] = (768, 1536)
     candidate_size: tuple[int, int] = (1024, 2048)
@@ -355,7 +358,7 @@ class Method(MethodBase):
         predictions = ctx.forward(
             predict,
             teacher.variables,
-            transform=transforms.Evaluate(size=self.test_size),
+            transform=transforms.Evaluate(size=self.test_size, gamma=self.gamma),
             batch_size=self.batch_size,
         )
         settings = {"num_classes": self.num_classes, "portion": self.candidate_portion}
@@ -392,7 +395,9 @@ class Method(MethodBase):
                 scale_range=self.scale,
                 cutout_probability=self.cutout_probability,
                 cutout_cell=self.cutout_cell,
+                gamma=self.student_gamma,
             ),
+            gamma=self.gamma,
             paste_scale_min=self.paste_scale[0],
             paste_scale_range=self.paste_scale[1] - self.paste_scale[0],
         )

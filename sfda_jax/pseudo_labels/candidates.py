@@ -123,7 +123,7 @@ def first_candidates(
 
 
 def next_candidates(
-    batches: Iterable[tuple[list[str], tuple[np.ndarray, np.ndarray]]],
+    batches: Iterable[tuple[list[str], tuple[np.ndarray, Any]]],
     previous: Callable[[str], np.ndarray],
     *,
     stride: int,

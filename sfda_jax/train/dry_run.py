@@ -32,12 +32,12 @@ def plan(recipe: Recipe) -> str:
         if side is None:
             lines.append(f"  {domain}: none")
             continue
-        train, held_out = access.train(domain), access.eval(domain)
         labels = "labelled" if domain == "source" else "no labels"
-        lines.append(
-            f"  {domain}: {side.dataset} {side.train} ({len(train)} images, {labels}), "
-            f"{side.eval} ({len(held_out)} labelled)"
-        )
+        count = len(access.train(domain))
+        text = f"  {domain}: {side.dataset} {side.train} ({count} images, {labels})"
+        if side.eval:
+            text += f", {side.eval} ({len(access.eval(domain))} labelled)"
+        lines.append(text)
     for number, stage in enumerate(recipe.stages, 1):
         steps = [entry.num_steps for entry in stage.rounds]
         method = type(stage.method).__module__.rsplit(".", 1)[-1]

@@ -33,6 +33,7 @@ from sfda_jax.train.scoring import Scorer
 from sfda_jax.train.states import init_network, load_network, stage_key, start_state
 from sfda_jax.train.step import make_train_step
 from sfda_jax.types import AdaptState, ModelState, StreamSpec
+from sfda_jax.weights.layout import abstract_state
 
 _log = logging.getLogger(__name__)
 
@@ -113,7 +114,7 @@ def _run_stages(run: _Run, access: DataAccess, latest: int | None) -> None:
             continue
         if state is None:
             student = _initial_network(run, index)
-            if index == 0 and stage.init_from != "scratch":
+            if index == 0 and stage.init_from not in ("scratch", "previous"):
                 run.scorer.score_start(student, access)
             state = _start(run, index, student)
         for round_ in range(position.round, len(stage.rounds)):
@@ -133,7 +134,7 @@ def _start(run: _Run, index: int, student: ModelState) -> AdaptState:
 
 
 def _abstract(run: _Run, index: int) -> AdaptState:
-    student = jax.eval_shape(lambda: init_network(run.recipe))
+    student = abstract_state(run.recipe.model)
     state = jax.eval_shape(lambda s: _start(run, index, s), student)
     return abstract_like(state, run.parallel.replicated)
 
@@ -160,7 +161,7 @@ def stage_network(recipe: Recipe, run_dir: pathlib.Path, index: int) -> ModelSta
         CheckpointError: the stage is not finished, or was another network's.
     """
     number = recipes.tick(recipe, recipes.stage_end(recipe, index))
-    shapes = jax.eval_shape(lambda: init_network(recipe))
+    shapes = abstract_state(recipe.model)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     return load_item(
         run_dir / "checkpoints" / str(number),

@@ -95,7 +95,7 @@ def make_schedule(settings: OptimizerSettings) -> Schedule:
 def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
     """The update rule: clip, decay, momentum, group factor, scheduled rate."""
     decay = optax.add_decayed_weights(settings.weight_decay)
-    adam = optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2)
+    adam = _promoting(optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2))
     core = {
         "sgd": (decay, optax.trace(settings.momentum)),
         "adam": (decay, adam),
@@ -108,6 +108,18 @@ def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
         optax.stateless(lambda updates, params: _scale_head(updates, settings)),
         _scale_by_rate(make_schedule(settings)),
     )
+
+
+def _promoting(
+    inner: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    """`inner` where floats may meet integers: optax raises a decay to the step."""
+
+    def update(updates, state, params=None):
+        with jax.numpy_dtype_promotion("standard"):
+            return inner.update(updates, state, params)
+
+    return optax.GradientTransformation(inner.init, update)
 
 
 def _scale_head(updates: PyTree, settings: OptimizerSettings) -> PyTree:

@@ -100,8 +100,9 @@ class Stage:
     """One stage: a method, its optimiser, its rounds, and where it starts from.
 
     Attributes:
-        init_from: `previous` (the network the last stage evaluates), `scratch`,
-            `stage:NAME`, or the path of a published PyTorch checkpoint.
+        init_from: `previous` (the network the last stage evaluates; at first
+            `scratch`), `stage:NAME`, the path of a published PyTorch checkpoint or
+            converted folder, or `imagenet:PATH` for the backbone alone.
         network: which network is evaluated and handed on, `student` or `teacher`.
     """
 

@@ -1,6 +1,7 @@
 """Scores while a run goes on: stage ends, rounds' pseudo-labels, the summary."""
 
 import dataclasses
+import functools
 import logging
 import pathlib
 from typing import Any
@@ -24,14 +25,21 @@ from sfda_jax.types import ModelState
 _log = logging.getLogger(__name__)
 
 
-def score(recipe: Recipe, state: ModelState, source) -> Result:
-    """A network's scores on a labelled split, as the recipe evaluates."""
+def score(recipe: Recipe, state: ModelState, source, *, gamma: float) -> Result:
+    """A network's scores on a labelled split, as the recipe evaluates.
+
+    Args:
+        recipe: size, scales and flip.
+        state: the network.
+        source: the split.
+        gamma: the tone curve of the network's method.
+    """
     settings = recipe.evaluation
     return evaluate(
         recipe.model,
         state.variables,
         source,
-        transform=Evaluate(size=settings.size),
+        transform=Evaluate(size=settings.size, gamma=gamma),
         batch_size=settings.batch_size,
         classes=recipe.task.classes,
         flip=settings.flip,
@@ -41,10 +49,17 @@ def score(recipe: Recipe, state: ModelState, source) -> Result:
 
 
 def stage_label(recipe: Recipe, index: int) -> str:
-    """The name a stage's score has in tables: its method's, the last one `adapted`."""
+    """The name a stage's score has in tables.
+
+    Its method's, `adapted` for the last, its own where a method comes again.
+    """
     if index == len(recipe.stages) - 1:
         return "adapted"
-    return type(recipe.stages[index].method).__module__.rsplit(".", 1)[-1]
+    methods = [
+        type(stage.method).__module__.rsplit(".", 1)[-1] for stage in recipe.stages
+    ]
+    again = methods[index] in methods[:index]
+    return recipe.stages[index].name if again else methods[index]
 
 
 def result_path(run_dir: pathlib.Path, recipe: Recipe, index: int) -> pathlib.Path:
@@ -65,7 +80,9 @@ class Scorer:
         """Scores a given source checkpoint before anything is adapted."""
         path = self.run_dir / "stages" / "00-start" / "evaluation.json"
         if not path.exists():
-            self._score(path, Position(), state, access, "student")
+            self._score(
+                path, Position(), state, access=access, network="student", gamma=1.0
+            )
 
     def score_stage(self, index: int, state: ModelState, access: DataAccess) -> None:
         """Scores a stage's final network on the target, and the source where it may."""
@@ -73,11 +90,19 @@ class Scorer:
         if not path.exists():
             stage = self.recipe.stages[index]
             end = stage_end(self.recipe, index)
-            self._score(path, end, state, access, stage.network)
+            self._score(
+                path,
+                end,
+                state,
+                access=access,
+                network=stage.network,
+                gamma=stage.method.gamma,
+            )
 
     def score_now(self, position: Position, state: ModelState, access: DataAccess):
         """Scores in the middle of a stage, for the curves and `oracle_best`."""
-        result = score(self.recipe, state, access.eval("target"))
+        gamma = self.recipe.stages[position.stage].method.gamma
+        result = score(self.recipe, state, access.eval("target"), gamma=gamma)
         network = self.recipe.stages[position.stage].network
         self._write(position, result, network, self.recipe.task.target.eval)
 
@@ -87,7 +112,7 @@ class Scorer:
         """Logs coverage, and accuracy where the training labels are at hand."""
         if not store.complete() or position.step:
             return
-        source = access.target_train_labels()
+        source = access.target_train_report()
         classes = self.recipe.task.classes
         quality = pseudo_label_quality(store, "candidates", source, classes)
         stage = self.recipe.stages[position.stage].name
@@ -102,11 +127,13 @@ class Scorer:
             },
         )
 
-    def _score(self, path, position, state, access, network) -> None:
+    def _score(self, path, position, state, *, access, network, gamma) -> None:
         task = self.recipe.task
-        results = {"target": score(self.recipe, state, access.eval("target"))}
-        if not access.source_closed and task.source is not None:
-            results["source"] = score(self.recipe, state, access.eval("source"))
+        score_on = functools.partial(score, self.recipe, state)
+        results = {"target": score_on(access.eval("target"), gamma=gamma)}
+        source = task.source
+        if source is not None and source.eval and not access.source_closed:
+            results["source"] = score_on(access.eval("source"), gamma=1.0)
         record: dict[str, Any] = {"network": network}
         for domain, result in results.items():
             split = getattr(task, domain).eval

@@ -11,6 +11,7 @@ from sfda_jax.train.checkpoints import abstract_like, load_item, save_item
 from sfda_jax.train.recipe import Recipe
 from sfda_jax.types import AdaptState, Key, ModelState
 from sfda_jax.weights.convert import load_torch, save_torch
+from sfda_jax.weights.layout import abstract_state, init_state
 
 
 def stage_key(recipe: Recipe, stage: int) -> Key:
@@ -20,11 +21,7 @@ def stage_key(recipe: Recipe, stage: int) -> Key:
 
 def init_network(recipe: Recipe) -> ModelState:
     """A freshly initialised network, a function of the recipe's seed."""
-    images = jnp.zeros((1, 64, 64, 3), jnp.float32)
-    variables = jax.jit(recipe.model.init)(jax.random.key(recipe.seed), images)
-    return ModelState(
-        params=variables["params"], batch_stats=variables.get("batch_stats", {})
-    )
+    return init_state(recipe.model, jax.random.key(recipe.seed))
 
 
 def load_network(recipe: Recipe, path: str) -> ModelState:
@@ -38,7 +35,7 @@ def load_network(recipe: Recipe, path: str) -> ModelState:
     file = pathlib.Path(path.removeprefix("imagenet:"))
     if file.is_dir():
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = jax.eval_shape(lambda: init_network(recipe))
+        shapes = abstract_state(recipe.model)
         return load_item(file, "network", abstract_like(shapes, sharding))
     initial = init_network(recipe)
     only = path.startswith("imagenet:")

@@ -21,8 +21,9 @@ from sfda_jax.train.recipe import Recipe
 from sfda_jax.train.round_context import make_round_context
 from sfda_jax.train.run_dir import versions, write_json
 from sfda_jax.train.scoring import result_path, stage_label
-from sfda_jax.train.states import init_network, load_network
+from sfda_jax.train.states import load_network
 from sfda_jax.types import ModelState
+from sfda_jax.weights.layout import abstract_state
 
 
 def write_summary(recipe: Recipe, run_dir: pathlib.Path) -> dict[str, Any]:
@@ -34,12 +35,12 @@ def write_summary(recipe: Recipe, run_dir: pathlib.Path) -> dict[str, Any]:
     if recipe.evaluation.oracle:
         scores["oracle_best"] = _best_on_target(recipe, run_dir, scores["adapted"])
     task = recipe.task
-    shapes = jax.eval_shape(lambda: init_network(recipe))
+    shapes = abstract_state(recipe.model)
     summary = {
         "name": recipe.name,
         "task": task.name,
-        "source": task.source.dataset if task.source else None,
-        "target": task.target.dataset,
+        "source": f"{task.source.dataset} {task.source.train}" if task.source else None,
+        "target": f"{task.target.dataset} {task.target.train}",
         "target_split": task.target.eval,
         "subset": headline,
         "network": recipe.stages[-1].network,
@@ -68,8 +69,8 @@ def write_summary(recipe: Recipe, run_dir: pathlib.Path) -> dict[str, Any]:
 def format_summary(summary: dict[str, Any]) -> str:
     """The table printed when a run ends."""
     title = (
-        f"{summary['task']}: {summary['subset']} on {summary['target']} "
-        f"{summary['target_split']}, {summary['network']}, seed {summary['seed']}"
+        f"{summary['task']}: {summary['subset']} on {summary['target_split']}, "
+        f"{summary['network']}, seed {summary['seed']}"
     )
     lines = [title, "-" * len(title)]
     first = next(iter(summary["target_mIoU"].values()))
@@ -86,20 +87,21 @@ def write_panels(
     recipe: Recipe, run_dir: pathlib.Path, access: DataAccess
 ) -> list[pathlib.Path]:
     """Pictures of target images: before, after, last pseudo-label, confidence."""
-    source = access.target_train_labels()
+    source = access.target_train_report()
     count = min(recipe.evaluation.panels, len(source))
     indices = np.linspace(0, len(source) - 1, count).astype(int)
     before = _first_network(recipe, run_dir)
     after = stage_network(recipe, run_dir, len(recipe.stages) - 1)
+    gamma = recipe.stages[-1].method.gamma
     store = _last_store(recipe, run_dir, access)
     paths = []
     for number, index in enumerate(indices.tolist()):
         record = source[index]
-        after_ids, confidence = _predict(recipe, after, record)
+        after_ids, confidence = _predict(recipe, after, record, gamma=gamma)
         row = {
             "id": record["id"],
             "image": record["image"],
-            "before": _predict(recipe, before, record)[0],
+            "before": _predict(recipe, before, record, gamma=1.0)[0],
             "after": after_ids,
             "confidence": confidence,
         }
@@ -162,22 +164,26 @@ def _first_network(recipe: Recipe, run_dir: pathlib.Path) -> ModelState:
 
 
 def _last_store(recipe: Recipe, run_dir: pathlib.Path, access: DataAccess):
-    last = len(recipe.stages) - 1
-    ctx = make_round_context(
-        run_dir,
-        recipe,
-        stage=last,
-        round_=recipes.stage_end(recipe, last).round,
-        access=access,
-        parallel=None,
-    )
-    return ctx.store if ctx.store.complete() else None
+    """The newest finished label maps of any stage, or None."""
+    for index in reversed(range(len(recipe.stages))):
+        ctx = make_round_context(
+            run_dir,
+            recipe,
+            stage=index,
+            round_=recipes.stage_end(recipe, index).round,
+            access=access,
+            parallel=None,
+        )
+        if ctx.store.complete():
+            return ctx.store
+    return None
 
 
-def _predict(recipe: Recipe, state: ModelState, record):
+def _predict(recipe: Recipe, state: ModelState, record, *, gamma: float):
     """Train ids and confidence of one image at its own size."""
     settings = recipe.evaluation
-    images = Evaluate(size=settings.size)(record, np.random.default_rng(0))["images"]
+    resize = Evaluate(size=settings.size, gamma=gamma)
+    images = resize(record, np.random.default_rng(0))["images"]
     logits = network_logits(
         recipe.model,
         state.variables,

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import fnmatch
-import importlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -17,41 +16,18 @@ from flax import traverse_util
 
 from sfda_jax.errors import CheckpointError
 from sfda_jax.types import ModelState
+from sfda_jax.weights.layout import (
+    Entry,
+    abstract_state,
+    flatten,
+    init_state,
+    layout_of,
+    published_entries,
+)
 from sfda_jax.weights.torch_file import read_torch_file, write_torch_file
 
 _LOG = logging.getLogger(__name__)
-_COLLECTIONS = ("params", "batch_stats")
 _MAX_LISTED = 12
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One array of a published checkpoint and its place in our variables.
-
-    Attributes:
-        section: state dict that holds it, for instance `classifier`.
-        name: its name there.
-        shape: its shape there.
-        collection: `params` or `batch_stats`.
-        path: our keys below the collection.
-        trainable: seen by optimiser and EMA.
-    """
-
-    section: str
-    name: str
-    shape: tuple[int, ...]
-    collection: str
-    path: tuple[str, ...]
-
-    @property
-    def trainable(self) -> bool:
-        """Whether optimiser and EMA see it."""
-        return self.collection == "params"
-
-    @property
-    def key(self) -> str:
-        """Section and name in one word, what reports show and waivers match."""
-        return f"{self.section}/{self.name}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,67 +52,6 @@ class Report:
     def faults(self) -> int:
         """Number of keys that no pattern excuses."""
         return len(self.missing) + len(self.unexpected) + len(self.misshaped)
-
-
-def _layout(model: nn.Module) -> Any:
-    """The module `<model>_names` beside this one: a layout is its name map."""
-    kind = type(model).__module__.rsplit(".", 1)[-1]
-    module = f"{__package__}.{kind}_names"
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        raise CheckpointError(
-            f"No published checkpoint layout is known for the network {kind!r}.",
-            hint=f"Add a name map as {module.replace('.', '/')}.py.",
-        ) from error
-
-
-def abstract_state(model: nn.Module) -> ModelState:
-    """Shapes and dtypes of the network's variables; computes nothing."""
-
-    def init():
-        return model.init(jax.random.key(0), jnp.zeros((1, 33, 33, 3), jnp.float32))
-
-    return _state(jax.eval_shape(init))
-
-
-def _state(variables: Mapping[str, Any]) -> ModelState:
-    return ModelState(
-        params=variables["params"], batch_stats=variables.get("batch_stats", {})
-    )
-
-
-def _flat(state: ModelState) -> dict[str, dict[tuple[str, ...], Any]]:
-    trees = {name: getattr(state, name) for name in _COLLECTIONS}
-    return {name: traverse_util.flatten_dict(tree) for name, tree in trees.items()}
-
-
-def published_entries(model: nn.Module) -> list[Entry]:
-    """Every array of the network's published checkpoint, in our order.
-
-    Raises:
-        CheckpointError: no layout is known for this kind of network.
-    """
-    layout = _layout(model)
-    entries = []
-    for collection, leaves in _flat(abstract_state(model)).items():
-        for path, leaf in leaves.items():
-            section, name = layout.published_name(path)
-            shape = leaf.shape
-            if len(shape) == 4:  # HWIO → OIHW
-                shape = (shape[3], shape[2], shape[0], shape[1])
-            entries.append(
-                Entry(
-                    section=section,
-                    name=name,
-                    shape=shape,
-                    collection=collection,
-                    path=path,
-                )
-            )
-    return entries
 
 
 def _to_ours(array: np.ndarray) -> np.ndarray:
@@ -272,7 +187,7 @@ def to_flax(
         CheckpointError: a name or shape differs and no pattern waives it; the message
             names the closest match.
     """
-    layout = _layout(model)
+    layout = layout_of(model)
     entries = published_entries(model)
     arrays = _published_arrays(tree, layout)
     if backbone_only:
@@ -295,9 +210,8 @@ def to_flax(
     )
     loaded = set(report.matched)
     if initial is None and len(loaded) < len(entries):
-        init = jax.jit(model.init)
-        initial = _state(init(jax.random.key(0), jnp.zeros((1, 33, 33, 3))))
-    flat = _flat(initial if initial is not None else abstract_state(model))
+        initial = init_state(model, jax.random.key(0))
+    flat = flatten(initial if initial is not None else abstract_state(model))
     for entry in entries:
         if entry.key in loaded:
             flat[entry.collection][entry.path] = jnp.asarray(
@@ -328,9 +242,9 @@ def to_torch(state: ModelState, model: nn.Module) -> dict[str, dict[str, np.ndar
         state: the network's variables.
         model: the network they belong to.
     """
-    flat = _flat(jax.device_get(state))
+    flat = flatten(jax.device_get(state))
     sections: dict[str, dict[str, np.ndarray]] = {
-        s: {} for s in _layout(model).SECTIONS
+        s: {} for s in layout_of(model).SECTIONS
     }
     for entry in published_entries(model):
         leaf = flat[entry.collection][entry.path]

@@ -12,7 +12,8 @@ from sfda_jax.models.layers import BatchNorm
 from sfda_jax.models.resnet import ResNet
 from sfda_jax.ops.resize import resize_bilinear, resize_nearest
 from sfda_jax.types import IGNORE, ModelState
-from sfda_jax.weights.convert import published_entries, to_flax, to_torch
+from sfda_jax.weights.convert import to_flax, to_torch
+from sfda_jax.weights.layout import published_entries
 
 SYSTEM = "stable_st"
 _SECTIONS = ("feature_extractor", "classifier")

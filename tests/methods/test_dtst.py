@@ -125,7 +125,9 @@ def test_batch_statistics_move_the_student_alone():
     jax.tree.map(np.testing.assert_array_equal, state.teacher, new.teacher)
 
 
-@pytest.mark.parametrize("statistics", ["running", "batch"])
+@pytest.mark.parametrize(
+    "statistics", ["running", pytest.param("batch", marks=pytest.mark.slow)]
+)
 def test_pmap_equals_one_device(statistics):
     model = make_model(frozen_bn=statistics == "running")
     method = make_method(

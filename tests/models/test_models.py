@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sfda_jax.models import deeplab_v2, deeplab_v2_vgg, tiny
+from sfda_jax.weights.layout import init_state
 
 MODELS = {
     "deeplab_v2": deeplab_v2.Model(
@@ -116,9 +117,9 @@ def test_tiny_size_and_gradient():
 
 def test_initial_values():
     model = MODELS["deeplab_v2"].clone(blocks=(1, 1, 1, 1))
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 9, 9, 3)))
-    kernel = variables["params"]["backbone"]["conv1"]["kernel"]
+    params = init_state(model, jax.random.key(0)).params
+    kernel = params["backbone"]["conv1"]["kernel"]
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (49 * 4)), rtol=0.1)
-    branch = variables["params"]["head"]["branch0"]
+    branch = params["head"]["branch0"]
     np.testing.assert_allclose(branch["kernel"].std(), 0.01, rtol=0.2)
     assert (jnp.abs(branch["bias"]) <= 1 / np.sqrt(9 * 12)).all()

@@ -7,13 +7,8 @@ from flax import linen as nn
 from sfda_jax.errors import CheckpointError
 from sfda_jax.models import deeplab_v2, deeplab_v2_vgg
 from sfda_jax.types import ModelState
-from sfda_jax.weights.convert import (
-    abstract_state,
-    load_torch,
-    save_torch,
-    to_flax,
-    to_torch,
-)
+from sfda_jax.weights.convert import load_torch, save_torch, to_flax, to_torch
+from sfda_jax.weights.layout import abstract_state
 from sfda_jax.weights.torch_file import read_torch_file, write_torch_file
 
 MODEL = deeplab_v2.Model(
