@@ -9,6 +9,7 @@ SIZE = (96, 192)
 
 
 def get_config():
+    statistics = {"size": SIZE, "batch_size": 50}
     scenes = {"dataset": "scenes", "variant": "96x192"}
     return ConfigDict(
         {
@@ -25,7 +26,7 @@ def get_config():
             "model": {"name": "tiny"},
             "evaluation": {"size": SIZE, "batch_size": 8},
             "checkpoint": {"every": 100},
-            "pipeline": ("source", "adabn", "adapt"),
+            "pipeline": ("source", "adabn", "dtst", "refresh"),
             "stages": {
                 "source": {
                     "method": "source_only",
@@ -46,27 +47,42 @@ def get_config():
                 },
                 "adabn": {
                     "method": "adabn",
-                    "settings": {"size": SIZE, "batch_size": 16},
+                    "settings": statistics,
                     "rounds": ({"num_steps": 0},),
                 },
-                "adapt": {
+                "dtst": {
                     "method": "dtst",
                     "network": "teacher",
                     "settings": {
                         "batch_size": 8,
                         "full_size": SIZE,
-                        "crop_size": (64, 128),
+                        "crop_size": SIZE,
+                        "scale": (1.0, 1.25),
+                        "jitter": (0.4, 0.4, 0.5, 0.0),
                         "test_size": SIZE,
-                        "candidate_size": SIZE,
+                        "candidate_size": (192, 384),
+                        "cutout_cell": 16,
+                        "ema_decay": 0.9,
+                        "positive_mean": "kept",
+                        "mix_classes": (3, 4, 5, 6, 7, 9, 11, 12, 14, 15, 17, 18),
+                        "paste_scale": (0.8, 1.2),
+                        "student_statistics": "batch",
+                        "teacher_statistics": "batch",
                     },
                     "optimizer": {
                         "name": "adam",
-                        "learning_rate": 3e-4,
-                        "head_multiplier": 1.0,
+                        "learning_rate": 1e-4,
+                        "schedule": "constant",
+                        "warmup_steps": 20,
                         "weight_decay": 0.0,
-                        "max_steps": 400,
+                        "head_multiplier": 1.0,
                     },
-                    "rounds": ({"num_steps": 150}, {"num_steps": 150}),
+                    "rounds": ({"num_steps": 100}, {"num_steps": 100}),
+                },
+                "refresh": {
+                    "method": "adabn",
+                    "settings": statistics,
+                    "rounds": ({"num_steps": 0},),
                 },
             },
         }

@@ -43,6 +43,7 @@ class ProceduralScenes(SegmentationBuilder):
     Variants are sizes: `96x192` has 400/100/400/100 images, `48x96-16` 16/4/16/4.
     """
 
+    VERSION = tfds.core.Version("1.1.0")  # raise it when a pixel of a scene changes
     BUILDER_CONFIGS: ClassVar = [_config("96x192"), _config("192x384")]
     dataset = "scenes"
     reads_files = False
@@ -50,7 +51,8 @@ class ProceduralScenes(SegmentationBuilder):
     @classmethod
     def locate(cls, manual_dir, variant: str):
         """The configuration of any size; no file is read."""
-        return cls.builder_configs.get(variant) or _config(variant or "96x192"), None
+        variant = variant or "96x192"
+        return cls.builder_configs.get(variant) or _config(variant), None
 
     def _info(self):
         return self._dataset_info(class_space("cityscapes19"))

@@ -15,7 +15,7 @@ from sfda_jax.data.label_maps import read_class_file
 from sfda_jax.errors import ConfigError
 from sfda_jax.methods.base import MethodBase
 from sfda_jax.overrides import lookup, override, plain, typed
-from sfda_jax.registry import closest, resolve
+from sfda_jax.registry import check_choice, closest, resolve
 from sfda_jax.tasks import ClassSpace, Domain, Task, class_space
 from sfda_jax.train import recipe as parts
 from sfda_jax.train.optim import OptimizerSettings
@@ -128,7 +128,7 @@ def build(config: ConfigDict) -> parts.Recipe:
     )
     _check_source_free(task, stages)
     sections = {key: cls(**full[key]) for key, cls in _SECTIONS.items()}
-    _check_choice("parallel.mode", sections["parallel"].mode, ("jit", "pmap"))
+    check_choice("config.parallel.mode", sections["parallel"].mode, ("jit", "pmap"))
     if sections["evaluation"].oracle and not sections["evaluation"].every:
         raise ConfigError(
             "config.evaluation.oracle is on but evaluation.every is 0.",
@@ -267,14 +267,6 @@ def _complete_round(where: str, given: Mapping[str, Any], method: type) -> dict:
     return full
 
 
-def _check_choice(path: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise ConfigError(
-            f"config.{path} is {value!r}.{closest(value, choices)}",
-            hint=f"Expected one of: {', '.join(choices)}.",
-        )
-
-
 def _build_task(full: Mapping[str, Any], *, uses_source: bool) -> Task:
     """The task; a source that no stage trains on is not asked for."""
     return Task(
@@ -293,7 +285,7 @@ def _classes(name: str) -> ClassSpace:
 
 
 def _build_stage(name, full, model, task) -> parts.Stage:
-    _check_choice(f"stages.{name}.network", full["network"], ("student", "teacher"))
+    check_choice(f"config.stages.{name}.network", full["network"], ("student", "teacher"))
     method = resolve("methods", full["method"])
     return parts.Stage(
         name=name,

@@ -100,7 +100,12 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     add("--config", metavar="FILE", help="recipe, e.g. configs/demo.py")
     add("--workdir", metavar="DIR", help="run directory; default runs/<recipe name>")
     if verb == "adapt":
-        add("--dry_run", action="store_true", help="plan, one batch, compile; no run")
+        add(
+            "--dry_run",
+            "--dry-run",
+            action="store_true",
+            help="plan, one batch, compile; no run",
+        )
     if verb in ("evaluate", "predict", "convert"):
         add("--stage", default="", help="which stage's network; default the last")
         add("--checkpoint", default="", metavar="PATH", help="a file instead of a run")

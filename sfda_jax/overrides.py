@@ -131,6 +131,8 @@ def _parse(key: str, text: str, old: Any) -> Any:
     except (ValueError, SyntaxError) as error:
         raise type_error(key, text, type(old).__name__) from error
     value = plain(value)
+    if old is None:  # an optional setting; its type is checked with the whole recipe
+        return value
     if isinstance(old, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(old):

@@ -22,6 +22,19 @@ def closest(name: str, choices: Iterable[str]) -> str:
     return f" Did you mean {match[0]!r}?" if match else ""
 
 
+def check_choice(what: str, value: str, choices: Iterable[str]) -> None:
+    """Refuses a value that is none of the choices.
+
+    Raises:
+        ConfigError: names the closest choice and all of them.
+    """
+    if value not in choices:
+        raise ConfigError(
+            f"{what} is {value!r}.{closest(value, choices)}",
+            hint=f"Expected one of: {', '.join(choices)}.",
+        )
+
+
 def list_names(kind: str) -> list[str]:
     """Names that `resolve(kind, name)` accepts, sorted."""
     package, attribute = _KINDS[kind]

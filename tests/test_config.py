@@ -19,7 +19,7 @@ def test_every_recipe_builds(path):
 
 def test_defaults_are_filled_in_and_survive_json(tmp_path):
     loaded = config.load_config(DEMO)
-    assert loaded.stages.adapt.settings.threshold_floor == 0.2
+    assert loaded.stages.dtst.settings.threshold_floor == 0.2
     path = tmp_path / "config.json"
     path.write_text(json.dumps(loaded.to_dict()))
     assert config.from_json(path).to_dict() == loaded.to_dict()
@@ -30,18 +30,18 @@ def test_overrides_are_typed():
         DEMO,
         {
             "seed": "3",
-            "stages.adapt.settings.ema_decay": "0.5",
-            "stages.adapt.settings.dynamic": "false",
-            "stages.adapt.settings.crop_size": "(32, 64)",
+            "stages.dtst.settings.ema_decay": "0.5",
+            "stages.dtst.settings.dynamic": "false",
+            "stages.dtst.settings.crop_size": "(32, 64)",
             "stages.source.rounds[0].num_steps": "7",
             "data.manual_dirs.camvid": "some where/ça",
             "log.every": "5",
         },
     )
     assert loaded.seed == 3
-    assert loaded.stages.adapt.settings.ema_decay == 0.5
-    assert loaded.stages.adapt.settings.dynamic is False
-    assert loaded.stages.adapt.settings.crop_size == (32, 64)
+    assert loaded.stages.dtst.settings.ema_decay == 0.5
+    assert loaded.stages.dtst.settings.dynamic is False
+    assert loaded.stages.dtst.settings.crop_size == (32, 64)
     assert loaded.stages.source.rounds[0]["num_steps"] == 7
     assert loaded.data.manual_dirs.camvid == "some where/ça"
 
@@ -49,22 +49,22 @@ def test_overrides_are_typed():
 @pytest.mark.parametrize(
     ("key", "text", "says"),
     [
-        ("stages.adapt.settings.ema_decya", "0.9", "ema_decay"),
-        ("stages.adpat.method", "dtst", "adapt"),
+        ("stages.dtst.settings.ema_decya", "0.9", "ema_decay"),
+        ("stages.dtts.method", "dtst", "dtst"),
         ("sede", "1", "seed"),
         ("stages.source.rounds[9].num_steps", "1", "rounds"),
         ("seed", "1.5", "expected int"),
         ("seed", "one", "expected int"),
-        ("stages.adapt.settings.crop_size", "64", "expected tuple"),
-        ("stages.adapt.settings.crop_size", "(64, 'x')", "expected int"),
-        ("stages.adapt.settings.dynamic", "yes", "true or false"),
-        ("stages.adapt.method", "dtts", "dtst"),
+        ("stages.dtst.settings.crop_size", "64", "expected tuple"),
+        ("stages.dtst.settings.crop_size", "(64, 'x')", "expected int"),
+        ("stages.dtst.settings.dynamic", "yes", "true or false"),
+        ("stages.dtst.method", "dtts", "dtst"),
         ("model.name", "tinny", "tiny"),
         ("task.classes", "cityscapes91", "cityscapes19"),
         ("task.headline", "mIoU91", "mIoU19"),
         ("parallel.mode", "jti", "jit"),
-        ("stages.adapt.network", "techer", "teacher"),
-        ("stages.adapt.optimizer.name", "sdg", "sgd"),
+        ("stages.dtst.network", "techer", "teacher"),
+        ("stages.dtst.optimizer.name", "sdg", "sgd"),
     ],
 )
 def test_mistakes_are_named(key, text, says):

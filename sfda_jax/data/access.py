@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from sfda_jax.data.generated import GeneratedSource
 from sfda_jax.data.preparation import prepare
-from sfda_jax.data.sources import Source, fingerprint, open_split
+from sfda_jax.data.sources import fingerprint, open_split
 from sfda_jax.errors import DataError
 from sfda_jax.tasks import Domain, Task
-from sfda_jax.types import Record
+from sfda_jax.types import RandomAccess, Record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class DataAccess:
         """The same data after the source stage: source training streams are refused."""
         return dataclasses.replace(self, source_closed=self.task.source_free)
 
-    def train(self, domain: str) -> Source:
+    def train(self, domain: str) -> RandomAccess:
         """The training split of `source` (labelled) or `target` (never labelled).
 
         Raises:
@@ -52,12 +52,12 @@ class DataAccess:
         side = self._domain(domain)
         return self._open(side, side.train, labelled=domain == "source")
 
-    def eval(self, domain: str) -> Source:
+    def eval(self, domain: str) -> RandomAccess:
         """The labelled evaluation split of `source` or `target`."""
         side = self._domain(domain)
         return self._open(side, side.eval, labelled=True)
 
-    def target_train_report(self) -> Source:
+    def target_train_report(self) -> RandomAccess:
         """The target's training split with what labels it has: for reports only."""
         side = self.task.target
         try:
@@ -86,11 +86,11 @@ class DataAccess:
             side.variant,
         )
 
-    def _open(self, side: Domain, split: str, *, labelled: bool) -> Source:
+    def _open(self, side: Domain, split: str, *, labelled: bool) -> RandomAccess:
         source = self._open_whole(side, split, labelled=labelled)
         return First(source, self.limit) if self.limit else source
 
-    def _open_whole(self, side: Domain, split: str, *, labelled: bool) -> Source:
+    def _open_whole(self, side: Domain, split: str, *, labelled: bool) -> RandomAccess:
         if self.generated_size is not None:
             return GeneratedSource(
                 size=self.generated_size,
@@ -104,7 +104,7 @@ class DataAccess:
 class First:
     """The first `limit` examples of a source."""
 
-    source: Source
+    source: RandomAccess
     limit: int
 
     def __len__(self) -> int:

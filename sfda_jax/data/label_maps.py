@@ -3,7 +3,7 @@
 import colorsys
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import UInt8
@@ -124,6 +124,7 @@ def apply_label_map(
 _CLASS_LINE = re.compile(
     r"(?P<values>\d+(\s*,\s*\d+)*)\s+(?P<name>[^#]*[^#\s])(\s+#(?P<rgb>[0-9a-fA-F]{6}))?"
 )
+_CLASS_FORM = "Expected lines like `0 road #804080`: value(s), name, optional colour."
 
 
 def read_class_file(
@@ -147,27 +148,14 @@ def read_class_file(
             class, more than 253 classes.
     """
     path = pathlib.Path(path)
-    form = "Expected lines like `0 road #804080`: value(s), name, optional colour."
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(f"{path} not found.", hint=form) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text.", hint=form) from error
     names, colours, train_ids, ignored = [], [], {}, []
-    for number, line in enumerate(lines, 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        where = f"{path}, line {number}: {line!r}"
-        match = _CLASS_LINE.fullmatch(line)
-        if not match:
-            raise DataError(f"{where} is not a class.", hint=form)
+    for where, match in _class_lines(path):
         values = [int(value) for value in match["values"].split(",")]
         taken = [v for v in values if v > 255 or v in train_ids or v in ignored]
         if taken:
             raise DataError(
-                f"{where}: value {taken[0]} is used twice or above 255.", hint=form
+                f"{where}: value {taken[0]} is used twice or above 255.",
+                hint=_CLASS_FORM,
             )
         if match["name"] == "ignore":
             ignored += values
@@ -181,7 +169,9 @@ def read_class_file(
         names.append(match["name"])
         colours.append(match["rgb"])
     if not 1 <= len(names) < UNMAPPED:
-        raise DataError(f"{path} names {len(names)} classes, not 1–253.", hint=form)
+        raise DataError(
+            f"{path} names {len(names)} classes, not 1–253.", hint=_CLASS_FORM
+        )
     space = ClassSpace(
         name=path.resolve().parent.name,
         names=tuple(names),
@@ -189,6 +179,25 @@ def read_class_file(
         subsets={f"mIoU{len(names)}": tuple(range(len(names)))},
     )
     return space, lookup_table(train_ids, ignored={*ignored, 255} - set(train_ids))
+
+
+def _class_lines(path: pathlib.Path) -> Iterator[tuple[str, re.Match]]:
+    """(where, parsed line) of every line that names a class."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise DataError(f"{path} not found.", hint=_CLASS_FORM) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text.", hint=_CLASS_FORM) from error
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        where = f"{path}, line {number}: {line!r}"
+        match = _CLASS_LINE.fullmatch(line)
+        if not match:
+            raise DataError(f"{where} is not a class.", hint=_CLASS_FORM)
+        yield where, match
 
 
 def _palette(names: list[str], colours: list[str | None]) -> np.ndarray:

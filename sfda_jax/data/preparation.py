@@ -102,6 +102,12 @@ def _generate(builder, manual: pathlib.Path | None, command: str) -> None:
     )
     download = tfds.download.DownloadConfig(manual_dir=manual)
     builder.download_and_prepare(download_config=download)
+    try:
+        for split, info in builder.info.splits.items():
+            builder.as_data_source(split)[info.num_examples - 1]
+    except Exception:
+        shutil.rmtree(path)  # a writer that met a full disk may not have said so
+        raise
 
 
 def _complete(builder) -> bool:

@@ -32,8 +32,8 @@ def draw_actor(
     _DRAW[actor.kind](canvas, actor, look, rng)
 
 
-def _side_quad(canvas, x, heights, depths, colour, train_id, *, top_inset=0.0):
-    """A vertical quad along the road at lateral position x."""
+def _side_quad(canvas, x, heights, depths, *, paint, top_inset=0.0):
+    """A vertical quad along the road at x; `paint` is (colour, train id)."""
     (low, high), (near, far) = heights, depths
     corners = [
         canvas.project(x, low, near),
@@ -41,14 +41,16 @@ def _side_quad(canvas, x, heights, depths, colour, train_id, *, top_inset=0.0):
         canvas.project(x, high, far - top_inset),
         canvas.project(x, high, near + top_inset),
     ]
-    canvas.fill(corners, colour, train_id, z=near)
+    canvas.fill(corners, *paint, z=near)
 
 
 def _wheels(canvas, x, z, train_id, *, offsets, radius):
     for offset in offsets:
         near, far = z + offset - radius, z + offset + radius
         _side_quad(
-            canvas, x, (0.0, 2 * radius), (near, far), _DARK, train_id, top_inset=0.15
+            *(canvas, x, (0.0, 2 * radius), (near, far)),
+            paint=(_DARK, train_id),
+            top_inset=0.15,
         )
 
 
@@ -61,13 +63,16 @@ def _car(canvas, actor, look, rng):
     canvas.cast_shadow(x, z, 1.0, 4.4)
     inner = x - 0.9 if x > 0.9 else x + 0.9 if x < -0.9 else None
     if inner is not None:
-        side = tint(paint, 72)
-        _side_quad(canvas, inner, (0.3, 0.95), (z, z + 4.2), side, CAR)
+        side = (tint(paint, 72), CAR)
+        _side_quad(canvas, inner, (0.3, 0.95), (z, z + 4.2), paint=side)
         _side_quad(
-            *(canvas, inner, (0.9, tall), (z + 0.2, z + 3.3), side, CAR), top_inset=0.35
+            *(canvas, inner, (0.9, tall), (z + 0.2, z + 3.3)),
+            paint=side,
+            top_inset=0.35,
         )
         _side_quad(
-            *(canvas, inner, (0.98, tall - 0.12), (z + 0.5, z + 3.0), glass, CAR),
+            *(canvas, inner, (0.98, tall - 0.12), (z + 0.5, z + 3.0)),
+            paint=(glass, CAR),
             top_inset=0.3,
         )
         _wheels(canvas, inner, z, CAR, offsets=(0.8, 3.3), radius=0.33)
@@ -100,12 +105,13 @@ def _box_vehicle(canvas, actor, look, rng, *, train_id, size, cab=0.0):
     inner = x - half if x > half else x + half if x < -half else None
     if inner is not None:
         _side_quad(
-            canvas, inner, (0.35, tall), (z, z + long), tint(paint, 70), train_id
+            *(canvas, inner, (0.35, tall), (z, z + long)),
+            paint=(tint(paint, 70), train_id),
         )
         if train_id == BUS:
             _side_quad(
                 *(canvas, inner, (1.3, 2.3), (z + 0.4, z + long - 0.4)),
-                *(look.glass, train_id),
+                paint=(look.glass, train_id),
             )
         offsets = (1.2, long - 1.6)
         _wheels(canvas, inner, z, train_id, offsets=offsets, radius=0.5)
@@ -138,8 +144,9 @@ def _truck(canvas, actor, look, rng):
     _box_vehicle(canvas, actor, look, rng, train_id=TRUCK, size=(2.4, tall, 7.0))
 
 
-def _torso(canvas, look, rng, x, base, z, train_id, *, lean=0.0):
-    """Upper body and head, from the hips at `base` metres up."""
+def _torso(canvas, look, rng, *, at, train_id, lean=0.0):
+    """Upper body and head; `at` is the hips' (x, height, z)."""
+    x, base, z = at
     shirt = look.pick(train_id, rng)
     skin = look.skin[int(rng.integers(0, len(look.skin)))]
     body = (
@@ -163,7 +170,7 @@ def _person(canvas, actor, look, rng):
     for side in (-1, 1):
         leg = [(x + side * 0.09, 0.95), (x + side * step, 0.05)]
         canvas.stroke(leg, 0.2, trousers, PERSON, z=z)
-    _torso(canvas, look, rng, x, 0.85, z, PERSON)
+    _torso(canvas, look, rng, at=(x, 0.85, z), train_id=PERSON)
 
 
 def _cycle_wheels(canvas, x, z, train_id, *, radius, rim, spread):
@@ -192,7 +199,7 @@ def _cyclist(canvas, actor, look, rng):
     leg = [(x - 0.1, 0.98), (x + 0.2, 0.7), (x + 0.02, 0.32)]
     trousers = look.trousers[int(rng.integers(0, len(look.trousers)))]
     canvas.stroke(leg, 0.2, trousers, RIDER, z=z)
-    _torso(canvas, look, rng, x - 0.08, 0.95, z, RIDER, lean=0.16)
+    _torso(canvas, look, rng, at=(x - 0.08, 0.95, z), train_id=RIDER, lean=0.16)
 
 
 def _motorcycle(canvas, actor, look, rng):
@@ -214,7 +221,7 @@ def _motorcyclist(canvas, actor, look, rng):
     x, z = actor.x, actor.z
     leg = [(x - 0.25, 0.98), (x + 0.12, 0.78), (x - 0.05, 0.35)]
     canvas.stroke(leg, 0.22, (40, 40, 46), RIDER, z=z)
-    _torso(canvas, look, rng, x - 0.25, 0.97, z, RIDER, lean=0.2)
+    _torso(canvas, look, rng, at=(x - 0.25, 0.97, z), train_id=RIDER, lean=0.2)
     helmet = look.pick(MOTORCYCLE, rng)
     canvas.disc((x - 0.05, 1.75), 0.17, helmet, RIDER, z=z)
 

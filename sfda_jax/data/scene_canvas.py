@@ -11,6 +11,7 @@ FAR = 400.0
 """Depth of the sky, metres."""
 
 Colour = tuple[int, int, int]
+Metres = float | int
 
 
 @dataclasses.dataclass
@@ -72,7 +73,7 @@ class Canvas:
             lamps=[(x // 2, y // 2, max(2, r // 2), c) for x, y, r, c in self.lamps],
         )
 
-    def project(self, x, y, z) -> tuple[float, float]:
+    def project(self, x: Metres, y: Metres, z: Metres) -> tuple[float, float]:
         """Pixel of a point: x right of the camera, y above ground, z ahead (metres)."""
         scale = self.focal / z
         return self.centre[0] + scale * x, self.centre[1] + scale * (CAMERA_HEIGHT - y)
@@ -126,7 +127,7 @@ class Canvas:
         ):
             cv2.polylines(target, [corners], False, value, pixels)
 
-    def cast_shadow(self, x, z, half, length) -> None:
+    def cast_shadow(self, x: Metres, z: Metres, half: Metres, length: Metres) -> None:
         """Darkens the ground under something that stands at (x, z)."""
         corners = [
             self.project(x + side * half, 0.0, z + ahead)
@@ -135,7 +136,9 @@ class Canvas:
         points = np.rint(np.array(corners)).astype(np.int32)
         cv2.fillPoly(self.shade, [points], 255)
 
-    def lamp(self, x, y, z, *, radius, colour: Colour):
+    def lamp(
+        self, x: Metres, y: Metres, z: Metres, *, radius: Metres, colour: Colour
+    ) -> None:
         """Adds a light source whose glow reaches `radius` metres."""
         px, py = self.project(x, y, z)
         reach = max(3, round(radius * self.focal / z))

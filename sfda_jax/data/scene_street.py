@@ -162,10 +162,10 @@ def draw_sides(
     for side, segments in zip((-1, 1), street.sides, strict=True):
         kerb = -street.left if side < 0 else street.right
         line = kerb + street.front[side > 0]
-        looks = [_Surface.of(segment, look, rng) for segment in segments]
-        for segment, surface in reversed(list(zip(segments, looks, strict=True))):
+        rows = [(segment, _Surface.of(segment, look, rng)) for segment in segments]
+        for segment, surface in reversed(rows):
             _draw_end(canvas, side * line, segment, surface)
-        _draw_fronts(canvas, side * line, segments, looks, rng)
+        _draw_fronts(canvas, side * line, rows, rng)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +235,7 @@ def _draw_end(canvas: Canvas, line: float, segment: Segment, surface) -> None:
     )
 
 
-def _draw_fronts(canvas: Canvas, line: float, segments, surfaces, rng) -> None:
+def _draw_fronts(canvas: Canvas, line: float, rows, rng) -> None:
     """All surfaces along the street on one side, column by column."""
     height, width = canvas.depth.shape
     columns = np.arange(width)
@@ -243,10 +243,10 @@ def _draw_fronts(canvas: Canvas, line: float, segments, surfaces, rng) -> None:
     if line < 0:
         half = columns[columns < canvas.centre[0] - 1]
     z = np.float32(canvas.focal * line) / (half - canvas.centre[0]).astype(np.float32)
-    edges = np.array([segment.near for segment in segments], np.float32)
+    edges = np.array([segment.near for segment, _ in rows], np.float32)
     which = np.searchsorted(edges, z, side="right") - 1
     bumps = noise_field(rng, (2, 40))[0].astype(np.float32)
-    for i, (segment, surface) in enumerate(zip(segments, surfaces, strict=True)):
+    for i, (segment, surface) in enumerate(rows):
         mine = np.flatnonzero((which == i) & (z < segment.far))
         if not len(mine) or segment.height == 0:
             continue

@@ -8,6 +8,9 @@ from sfda_jax.data.scene_street import ROAD, SKY, fitted, noise_field
 
 _IS_GROUND = np.zeros(256, bool)
 _IS_GROUND[[0, 1, 9]] = True  # road, sidewalk, terrain
+# What every picture of the real look shares: a cool cast and raised blacks.
+_CAST = np.array((0.85, 0.92, 0.98), np.float32)[:, None, None]
+_BLACK = np.float32(9)
 
 
 def shade_ground(canvas: Canvas, percent: int) -> None:
@@ -20,7 +23,7 @@ def shade_ground(canvas: Canvas, percent: int) -> None:
 
 
 def graded(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
-    """The uint8 picture `[H,W,3]` of a game: noon to evening, a little air and grain."""
+    """The uint8 picture `[H,W,3]` of a game: noon to evening, some air and grain."""
     planes = np.stack(cv2.split(canvas.pixels)[:3]).astype(np.float32)
     air = _plane(canvas.pixels[max(canvas.centre[1] - 1, 0), 0, :3])
     share = _fog_share(canvas, _uniform(rng, 150, 900))
@@ -119,13 +122,14 @@ def _dusk(planes, canvas: Canvas, rng) -> np.ndarray:
     planes = _mix(planes, (58, 60, 84), share)
     shining = own * np.float32(0.45) + _plane((127, 105, 65))
     planes = np.where(canvas.glow > 0, shining, planes)
-    for x, y, reach, colour in canvas.lamps:
-        _add_glow(planes, x, y, reach, colour)
+    for lamp in canvas.lamps:
+        _add_glow(planes, lamp)
     return planes
 
 
-def _add_glow(planes: np.ndarray, x: int, y: int, reach: int, colour) -> None:
+def _add_glow(planes: np.ndarray, lamp) -> None:
     """Adds a halo that falls off with the square of the distance, in place."""
+    x, y, reach, colour = lamp
     height, width = planes.shape[1:]
     rows = slice(max(y - reach, 0), min(y + reach + 1, height))
     columns = slice(max(x - reach, 0), min(x + reach + 1, width))
@@ -148,8 +152,10 @@ def photographed(planes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     rows = np.arange(height, dtype=np.float32)[:, None] / np.float32(height) - 0.5
     columns = np.arange(width, dtype=np.float32)[None, :] / np.float32(width) - 0.5
     falloff = 1 - (rows * rows + columns * columns) * _uniform(rng, 0.5, 1.0)
-    balance = _plane([_uniform(rng, 0.93, 1.07) for _ in range(3)])
-    exposed = _exposed(planes * (falloff * balance), _uniform(rng, 0.01, 0.04), rng)
+    balance = _plane([_uniform(rng, 0.93, 1.07) for _ in range(3)]) * _CAST
+    exposed = _exposed(
+        planes * (falloff * balance) + _BLACK, _uniform(rng, 0.01, 0.04), rng
+    )
     picture = cv2.cvtColor(exposed, cv2.COLOR_RGB2YCrCb)
     luma, *chroma = cv2.split(picture)
     side = max(3, 2 * (height // 64) + 1)

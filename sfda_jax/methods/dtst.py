@@ -28,7 +28,7 @@ from sfda_jax.ops.collectives import gather_batch, local_shard
 from sfda_jax.ops.resize import resize_bilinear
 from sfda_jax.ops.warp import full_to_weak
 from sfda_jax.pseudo_labels import candidates, running_confidence
-from sfda_jax.registry import closest
+from sfda_jax.registry import check_choice
 from sfda_jax.types import (
     IGNORE,
     AdaptState,
@@ -78,6 +78,8 @@ class Method(MethodBase):
         full_size: (height, width) of the view the teacher sees.
         crop_size: (height, width) of the student's crop.
         scale: range of the student's random rescaling of the full view.
+        jitter: strengths of the student's brightness, contrast, saturation, hue.
+        gray_probability: of losing all colour instead.
         cutout_probability: chance of dropping cells of the student's crop.
         cutout_cell: side of a dropped cell, pixels.
         student_gamma: range of a tone curve's exponent on the student's view; beside
@@ -116,6 +118,8 @@ class Method(MethodBase):
     full_size: tuple[int, int] = (768, 1536)
     crop_size: tuple[int, int] = (512, 1024)
     scale: tuple[float, float] = (0.75, 1.25)
+    jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.2)
+    gray_probability: float = 0.1
     cutout_probability: float = 0.25
     cutout_cell: int = 32
     student_gamma: tuple[float, float] = (1.0, 1.0)
@@ -148,12 +152,7 @@ class Method(MethodBase):
 
     def __post_init__(self):
         for name, known in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in known:
-                raise ConfigError(
-                    f"dtst: {name} is {value!r}.{closest(value, known)}",
-                    hint=f"Known: {', '.join(known)}.",
-                )
+            check_choice(f"dtst: {name}", getattr(self, name), known)
         if self.mix_classes is None and self.num_classes not in _MIX_CLASSES:
             raise ConfigError(
                 f"dtst: no published mix_classes for {self.num_classes} classes.",
@@ -393,6 +392,8 @@ class Method(MethodBase):
             companions=dict(companions),
             augment=AugmentSettings(
                 scale_range=self.scale,
+                jitter=self.jitter,
+                colour_probability=1 - self.gray_probability,
                 cutout_probability=self.cutout_probability,
                 cutout_cell=self.cutout_cell,
                 gamma=self.student_gamma,

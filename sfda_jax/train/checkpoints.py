@@ -16,6 +16,7 @@ from sfda_jax.types import AdaptState, ModelState
 
 _keep = ocp.training.preservation_policies
 _save = ocp.training.save_decision_policies
+_LISTED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +85,40 @@ def load_item(path: pathlib.Path, name: str, abstract: Any) -> Any:
             f"{path}: no such checkpoint.", hint=f"Found: {_numbers(path.parent)}."
         )
     try:
-        return ocp.load(str(path.resolve()), abstract, checkpointable_name=name)
+        stored = ocp.metadata(str(path.resolve()), checkpointable_name=name).metadata
+        faults = _mismatches(_shapes(stored), _shapes(abstract))
+        if not faults:
+            return ocp.load(str(path.resolve()), abstract, checkpointable_name=name)
     except (ValueError, KeyError, FileNotFoundError) as error:
-        raise CheckpointError(
-            f"{path}: item {name!r} does not fit this network: {_first_lines(error)}",
-            hint="Was it made with another model? Compare its config.json with "
-            "--config, or give another --workdir.",
-        ) from error
+        faults = [" ".join(str(error).split("\n")[:4])]
+    raise CheckpointError(
+        f"{path}: item {name!r} does not fit this network:\n  "
+        + "\n  ".join(faults[:_LISTED])
+        + (f"\n  … and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""),
+        hint="Was it made with another model? Compare its config.json with --config, "
+        "or give another --workdir.",
+    )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Path → shape, alike for stored trees (dicts) and ours (dataclasses)."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+        for path, leaf in leaves
+    }
+
+
+def _mismatches(
+    stored: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]
+) -> list[str]:
+    """One line per array that is missing, unexpected or of another shape."""
+    lines = []
+    for path in sorted(stored.keys() | expected.keys()):
+        found, wanted = stored.get(path, "none"), expected.get(path, "none")
+        if found != wanted:
+            lines.append(f"{path}: found {found}, expected {wanted}")
+    return lines
 
 
 def save_item(path: pathlib.Path, name: str, value: Any) -> None:
@@ -171,10 +199,6 @@ def _items(state: AdaptState) -> dict[str, Any]:
 def _numbers(directory: pathlib.Path) -> str:
     names = [p.name for p in directory.glob("*") if p.name.isdigit()]
     return ", ".join(sorted(names, key=int)) or "none"
-
-
-def _first_lines(error: Exception, count: int = 6) -> str:
-    return " ".join(str(error).split("\n")[:count])[:600]
 
 
 @contextlib.contextmanager

@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from sfda_jax.data.access import DataAccess
-from sfda_jax.data.sources import Source
 from sfda_jax.data.streams import evaluation_batches
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.tasks import Task
 from sfda_jax.train.parallel import Parallel
 from sfda_jax.train.recipe import Recipe
-from sfda_jax.types import Transform
+from sfda_jax.types import RandomAccess, Transform
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class RoundContext:
     access: DataAccess
     parallel: Parallel
 
-    def images(self, domain: str) -> Source:
+    def images(self, domain: str) -> RandomAccess:
         """The training split; target records carry no label."""
         return self.access.train(domain)
 

@@ -41,7 +41,7 @@ def claim(run_dir: pathlib.Path, config: Mapping[str, Any], command: str) -> Non
         write_text(path, text)
     except OSError as error:
         raise ConfigError(
-            f"--workdir={run_dir} cannot be written: {error.strerror}.",
+            f"--workdir={run_dir} cannot be made or written: {error.strerror}.",
             hint="Choose a directory that you may write: --workdir=DIR.",
         ) from error
 

@@ -243,6 +243,14 @@ def test_reuse_needs_no_files(own_folder, tmp_path):
     assert pathlib.Path(scenes.data_dir).stat().st_mtime_ns == stamp
 
 
+@pytest.mark.parametrize("variant", ["", "96x192", "192x384", "48x96-16"])
+def test_every_scene_size_has_a_builder(tmp_path, variant):
+    builder_class = resolve("datasets", "scenes")
+    config, _ = builder_class.locate(None, variant)
+    assert builder_class(data_dir=tmp_path, config=config).builder_config is config
+    assert config.name == (variant or "96x192")
+
+
 @pytest.mark.parametrize("dataset", ["camvid", "gta5", "folder"])
 def test_missing_manual_dir(tmp_path, dataset):
     with pytest.raises(DataError, match=f"python -m data_prep {dataset}"):

@@ -1,0 +1,122 @@
+"""The command line: what a mistake prints, and what source-free means."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfda_jax import config, main
+from sfda_jax.errors import DataError
+from sfda_jax.train import loop
+from tests.smoke.recipes import DEMO, as_flags, small
+
+
+def _fails(capsys, *arguments: str) -> str:
+    assert main.main(list(arguments)) == 1
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["addapt", "--config", DEMO], "Did you mean 'adapt'"),
+        (["--confg", DEMO], "--config"),
+        (["--config", "configs/dmeo.py"], "no such recipe"),
+        (["--config", DEMO, "--config.sede=1"], "Did you mean 'seed'"),
+        (["--config", DEMO, "--config.seed=one"], "expected int"),
+        (["--config", DEMO, "--config.seed"], "lacks a value"),
+        ([], "--config configs/demo.py"),
+        (["evaluate", "--workdir", "no/such/run"], "no/such/run"),
+        (["--config", DEMO, "--workdir", "/proc/1/run"], "cannot be made"),
+    ],
+)
+def test_mistakes(capsys, arguments, says):
+    assert says in _fails(capsys, *arguments)
+
+
+def test_missing_dataset_names_folder_and_command(capsys, tmp_path):
+    recipe = DEMO.replace("demo.py", "camvid_day2dusk.py")
+    said = _fails(
+        capsys,
+        *("check", "--config", recipe, f"--config.data.data_dir={tmp_path}"),
+        f"--config.data.manual_dirs.camvid={tmp_path / 'nothing here'}",
+    )
+    assert "nothing here" in said
+    assert "python -m data_prep camvid" in said
+
+
+def test_another_configuration_in_the_same_directory(capsys, tmp_path):
+    (tmp_path / "config.json").write_text(
+        json.dumps(config.load_config(DEMO).to_dict())
+    )
+    said = _fails(
+        capsys, "--config", DEMO, "--workdir", str(tmp_path), "--config.seed=7"
+    )
+    assert "seed: 0 → 7" in said
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A tiny finished run."""
+    folder = tmp_path_factory.mktemp("run")
+    flags = ["--config", DEMO, "--workdir", str(folder), *as_flags(small(DEMO))]
+    assert main.main(flags) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_evaluate_repeats_the_runs_number(finished, capsys):
+    assert main.main(["evaluate", "--workdir", str(finished)]) == 0
+    said = capsys.readouterr().out
+    summary = json.loads((finished / "summary.json").read_text())
+    shown = re.search(r"mIoU19\s+([\d.]+)", said).group(1)
+    assert shown == f"{summary['target_mIoU']['adapted']:.2f}"
+
+
+@pytest.mark.slow
+def test_predict_any_image(finished, tmp_path):
+    images = tmp_path / "my images"
+    images.mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (31, 57, 4), np.uint8)).save(images / "é.png")
+    Image.fromarray(rng.integers(0, 255, (40, 40), np.uint8)).save(images / "grey.jpg")
+    out = tmp_path / "out"
+    flags = ["--workdir", str(finished), "--images", str(images), "--out", str(out)]
+    assert main.main(["predict", *flags]) == 0
+    assert np.asarray(Image.open(out / "é_trainids.png")).shape == (31, 57)
+    assert (out / "grey_overlay.png").exists()
+
+
+@pytest.mark.slow
+def test_checkpoint_of_another_network(finished, capsys):
+    said = _fails(
+        capsys, "evaluate", "--workdir", str(finished), "--config.model.width=16"
+    )
+    assert "found (16,), expected (8,)" in said
+
+
+@pytest.mark.slow
+def test_stops_at_a_loss_that_is_not_finite(capsys, tmp_path):
+    flags = small(DEMO, steps=6) | {
+        "stages.source.optimizer.learning_rate": "1e30",
+        "stages.source.optimizer.name": "sgd",
+    }
+    said = _fails(
+        capsys, "--config", DEMO, "--workdir", str(tmp_path), *as_flags(flags)
+    )
+    assert re.search(r"Loss is (nan|inf) at stage 'source', round 1/1, step \d", said)
+    assert "source: [" in said  # the batch's dataset positions
+    assert "Last good checkpoint" in said
+
+
+def test_source_free_closes_the_source():
+    loaded = config.load_config(DEMO, small(DEMO))
+    access = loop.make_access(config.build(loaded))
+    assert "label" in access.train("source")[0]
+    closed = access.without_source()
+    with pytest.raises(DataError, match="source-free"):
+        closed.train("source")
+    assert "label" not in closed.train("target")[0]
+    assert "label" in closed.eval("target")[0]
