@@ -50,19 +50,19 @@ class FolderSegmentation(SegmentationBuilder):
                 mend="Set manual_dir.",
             )
         root = manual_dir / variant if variant else manual_dir
-        read_class_file(root / "classes.txt")
+        read_class_file(_class_file(root))
         name = f"{root.resolve().name}-{_listing_checksum(root):08x}"
         return FolderConfig(name=name, root=root), root
 
     def _info(self):
-        space, _ = read_class_file(self.builder_config.root / "classes.txt")
+        space, _ = read_class_file(_class_file(self.builder_config.root))
         return self._dataset_info(space)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         root = self.builder_config.root
         if not (root / "train" / "labels").is_dir():
             self.info.metadata["unlabelled_splits"] = ["train"]
-        _, table = read_class_file(root / "classes.txt")
+        _, table = read_class_file(_class_file(root))
         return {
             split: self._generate_examples(self._pairs(root / split, split), table)
             for split in ("train", "val")
@@ -74,18 +74,24 @@ class FolderSegmentation(SegmentationBuilder):
             yield path, folder / "labels" / f"{path.stem}.png" if labelled else None
 
 
+def _class_file(root: pathlib.Path) -> pathlib.Path:
+    """The folder's own class file, or the one that several folders share."""
+    own, shared = root / "classes.txt", root.parent / "classes.txt"
+    return shared if shared.exists() and not own.exists() else own
+
+
 def _listing_checksum(root: pathlib.Path) -> int:
     """Changes when a file is added, removed, resized or touched."""
     files = sorted(
         path
-        for path in (root / "classes.txt", *root.glob("*/images/*"))
+        for path in (_class_file(root), *root.glob("*/images/*"))
         if path.name == "classes.txt" or path.suffix.lower() in IMAGE_SUFFIXES
     )
     files += sorted(root.glob("*/labels/*.png"))
     checksum = 0
     for path in files:
         stat = path.stat()
-        row = f"{path.relative_to(root)} {stat.st_size} {stat.st_mtime_ns}\n"
+        row = f"{path.relative_to(root.parent)} {stat.st_size} {stat.st_mtime_ns}\n"
         checksum = zlib.crc32(row.encode(), checksum)
     return checksum
 

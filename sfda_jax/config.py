@@ -211,13 +211,13 @@ def _complete_named(where, given, kind, key) -> dict[str, Any]:
 def _complete_task(given: Mapping[str, Any]) -> dict[str, Any]:
     known = ("name", "classes", "headline", "source_free", "source", "target")
     _reject_unknown("task", given, known)
-    for key in ("name", "classes", "headline", "target"):
+    for key in ("name", "classes", "target"):
         if key not in given:
             raise ConfigError(f"config.task.{key} is missing.", hint=_EXAMPLE)
     full = {
         "name": given["name"],
         "classes": given["classes"],
-        "headline": given["headline"],
+        "headline": given.get("headline", ""),
         "source_free": typed("task.source_free", given.get("source_free", True), bool),
         "source": {},
     }
@@ -269,12 +269,13 @@ def _complete_round(where: str, given: Mapping[str, Any], method: type) -> dict:
 
 def _build_task(full: Mapping[str, Any], *, uses_source: bool) -> Task:
     """The task; a source that no stage trains on is not asked for."""
+    classes = _classes(full["classes"])
     return Task(
         name=full["name"],
         source=Domain(**full["source"]) if full["source"] and uses_source else None,
         target=Domain(**full["target"]),
-        classes=_classes(full["classes"]),
-        headline=full["headline"],
+        classes=classes,
+        headline=full["headline"] or next(iter(classes.subsets)),
         source_free=full["source_free"],
     )
 
@@ -285,7 +286,9 @@ def _classes(name: str) -> ClassSpace:
 
 
 def _build_stage(name, full, model, task) -> parts.Stage:
-    check_choice(f"config.stages.{name}.network", full["network"], ("student", "teacher"))
+    check_choice(
+        f"config.stages.{name}.network", full["network"], ("student", "teacher")
+    )
     method = resolve("methods", full["method"])
     return parts.Stage(
         name=name,

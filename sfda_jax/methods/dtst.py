@@ -7,7 +7,6 @@ ones for 19 classes; each place where the code departs from the paper follows th
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 
 import jax
@@ -82,14 +81,12 @@ class Method(MethodBase):
         gray_probability: of losing all colour instead.
         cutout_probability: chance of dropping cells of the student's crop.
         cutout_cell: side of a dropped cell, pixels.
-        student_gamma: range of a tone curve's exponent on the student's view; beside
-            the published augmentation, off at (1, 1).
+        student_gamma: exponents of the student's tone curve; (1, 1) as published.
         paste_scale: range by which pasted objects grow.
         test_size: (height, width) of the input when candidates are made.
         candidate_size: (height, width) at which candidates are compared and counted.
         candidate_portion: share of a class's pixels or images below its threshold.
-        mix_classes: classes pasted into crops; None takes the published list of 19 or
-            16 classes, () pastes nothing.
+        mix_classes: classes pasted; None the published of 19 or 16 classes, () none.
         companions: (class, classes pasted with it) pairs; None as above.
         mix_prob: `uniform`, or `one_minus_conf` (paper Eq. 8), set once per round.
         sampling: `rare_class` draws images by the classes predicted in them.
@@ -108,8 +105,7 @@ class Method(MethodBase):
         positive_weight: factor of the cross-entropy.
         negative_weight: factor of negative learning.
         positive_mean: cross-entropy over `all` pixels or the `kept` ones.
-        student_statistics: BatchNorm of the student: `running` (published, frozen) or
-            `batch`.
+        student_statistics: of the student's BatchNorm, `running` as published, `batch`.
         teacher_statistics: the same of the teacher.
         image_dtype: of the stored full views; `float32` for normalised images.
     """
@@ -201,7 +197,7 @@ class Method(MethodBase):
             for name, predicted, kept in found.maps():
                 ctx.store.write("predictions", name, predicted)
                 ctx.store.write("candidates", name, kept)
-            meta = found.summary(math.prod(self.candidate_size))
+            meta = found.summary(self.candidate_size[0] * self.candidate_size[1])
             # Kept, so that a resumed round pastes as it began.
             meta["running_confidence"] = state.method.running_confidence.tolist()
             ctx.store.finish(meta)
