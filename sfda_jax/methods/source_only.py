@@ -12,7 +12,7 @@ from sfda_jax.losses.cross_entropy import mean_cross_entropy
 from sfda_jax.methods.base import MethodBase, RoundContext
 from sfda_jax.models.forward import forward
 from sfda_jax.ops.resize import resize_bilinear
-from sfda_jax.registry import closest
+from sfda_jax.registry import check_choice
 from sfda_jax.types import (
     IGNORE,
     AdaptState,
@@ -54,12 +54,8 @@ class Method(MethodBase):
     trains_on_source = True
 
     def __post_init__(self):
-        if self.student_statistics not in _STATISTICS:
-            raise ConfigError(
-                f"source_only: student_statistics is {self.student_statistics!r}."
-                f"{closest(self.student_statistics, _STATISTICS)}",
-                hint=f"Known: {', '.join(_STATISTICS)}.",
-            )
+        statistics = self.student_statistics
+        check_choice("source_only: student_statistics", statistics, _STATISTICS)
         if len(self.crop_size) not in (0, 2):
             raise ConfigError(
                 f"source_only: crop_size is {self.crop_size}; expected (height, width) "

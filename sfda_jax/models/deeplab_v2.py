@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from sfda_jax.models.base import Segmenter
 from sfda_jax.models.layers import Conv
 from sfda_jax.models.resnet import ResNet
-from sfda_jax.types import SegOutput
 
 
 class AsppHead(nn.Module):
@@ -43,7 +43,7 @@ class AsppHead(nn.Module):
         return sum(branches[1:], start=branches[0])
 
 
-class Model(nn.Module):
+class Model(Segmenter):
     """DeepLabV2 (Chen et al., 2018) as released with DT-ST, SND and Stable-ST.
 
     BatchNorm is frozen with eps 0 by default: its four vectors are constants that no
@@ -88,23 +88,6 @@ class Model(nn.Module):
         )
         self.head = AsppHead(self.num_classes, tuple(self.dilations), self.dtype)
 
-    def __call__(
-        self,
-        images: Float[Array, "b h w 3"],
-        *,
-        deterministic: bool = True,
-        use_running_average: bool = True,
-    ) -> SegOutput:
-        """Logits and the fourth stage's features, at stride 8.
-
-        Args:
-            images: normalised RGB (`ops.color.normalize`).
-            deterministic: accepted for the common interface; there is no dropout.
-            use_running_average: normalise with the stored BatchNorm statistics.
-        """
-        features = self.features(images, use_running_average=use_running_average)
-        return SegOutput(logits=self.classify(features), features=features)
-
     def features(
         self,
         images: Float[Array, "b h w 3"],
@@ -114,7 +97,3 @@ class Model(nn.Module):
     ) -> Float[Array, "b H W d"]:
         """The fourth stage's output, what `classify` takes."""
         return self.backbone(images, use_running_average=use_running_average)[1]
-
-    def classify(self, features: Float[Array, "b h w d"]) -> Float[Array, "b h w c"]:
-        """Logits of given features."""
-        return self.head(features)

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from sfda_jax.models.base import Segmenter
 from sfda_jax.models.deeplab_v2 import AsppHead
 from sfda_jax.models.layers import Conv
-from sfda_jax.types import SegOutput
 
 
 class Vgg(nn.Module):
@@ -27,8 +27,10 @@ class Vgg(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b H W d"]:
-        """Output of fc7, at stride 8."""
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, use_running_average: bool = True
+    ) -> Float[Array, "b H W d"]:
+        """Output of fc7, at stride 8; there are no statistics to choose."""
 
         def conv(x, planes, dilation, name):
             layer = Conv(
@@ -53,7 +55,7 @@ class Vgg(nn.Module):
         return conv(x, self.fc_planes, 4, "fc7").astype(jnp.float32)
 
 
-class Model(nn.Module):
+class Model(Segmenter):
     """DeepLabV2-VGG16 as released with DT-ST for GTA5 → BDD100K; no BatchNorm.
 
     Attributes:
@@ -81,28 +83,3 @@ class Model(nn.Module):
             tuple(self.planes), tuple(self.blocks), self.fc_planes, self.dtype
         )
         self.head = AsppHead(self.num_classes, tuple(self.dilations), self.dtype)
-
-    def __call__(
-        self,
-        images: Float[Array, "b h w 3"],
-        *,
-        deterministic: bool = True,
-        use_running_average: bool = True,
-    ) -> SegOutput:
-        """Logits and fc7's output, at stride 8; both switches change nothing here."""
-        features = self.features(images)
-        return SegOutput(logits=self.classify(features), features=features)
-
-    def features(
-        self,
-        images: Float[Array, "b h w 3"],
-        *,
-        deterministic: bool = True,
-        use_running_average: bool = True,
-    ) -> Float[Array, "b H W d"]:
-        """The output of fc7, what `classify` takes."""
-        return self.backbone(images)
-
-    def classify(self, features: Float[Array, "b h w d"]) -> Float[Array, "b h w c"]:
-        """Logits of given features."""
-        return self.head(features)

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from sfda_jax.models.base import Segmenter
 from sfda_jax.models.deeplab_v2 import AsppHead
 from sfda_jax.models.layers import BatchNorm, Conv
 from sfda_jax.ops.resize import resize_bilinear
-from sfda_jax.types import SegOutput
 
 
 class Backbone(nn.Module):
@@ -65,7 +65,7 @@ class Backbone(nn.Module):
         return nn.relu(norm("bn4", x)).astype(jnp.float32)
 
 
-class Model(nn.Module):
+class Model(Segmenter):
     """The small network: 0.3 M parameters at the default width.
 
     Attributes:
@@ -105,34 +105,3 @@ class Model(nn.Module):
             self.width, tuple(self.block_dilations), norm, self.dtype
         )
         self.head = AsppHead(self.num_classes, tuple(self.dilations), self.dtype)
-
-    def __call__(
-        self,
-        images: Float[Array, "b h w 3"],
-        *,
-        deterministic: bool = True,
-        use_running_average: bool = True,
-    ) -> SegOutput:
-        """Logits and fused features, at stride 4.
-
-        Args:
-            images: normalised RGB (`ops.color.normalize`).
-            deterministic: accepted for the common interface; there is no dropout.
-            use_running_average: normalise with the stored BatchNorm statistics.
-        """
-        features = self.features(images, use_running_average=use_running_average)
-        return SegOutput(logits=self.classify(features), features=features)
-
-    def features(
-        self,
-        images: Float[Array, "b h w 3"],
-        *,
-        deterministic: bool = True,
-        use_running_average: bool = True,
-    ) -> Float[Array, "b H W d"]:
-        """The fused features, what `classify` takes."""
-        return self.backbone(images, use_running_average=use_running_average)
-
-    def classify(self, features: Float[Array, "b h w d"]) -> Float[Array, "b h w c"]:
-        """Logits of given features."""
-        return self.head(features)

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from sfda_jax.errors import ConfigError
-from sfda_jax.registry import closest
+from sfda_jax.registry import check_choice
 
 Schedule = Callable[[Int[Array, "*n"]], Float[Array, "*n"]]
 
@@ -49,8 +48,9 @@ class OptimizerSettings:
     clip_norm: float = 0.0
 
     def __post_init__(self):
-        _check("name", self.name, ("sgd", "adam", "adamw"))
-        _check("schedule", self.schedule, ("poly", "cosine", "constant"))
+        check_choice("optimizer.name", self.name, ("sgd", "adam", "adamw"))
+        schedules = ("poly", "cosine", "constant")
+        check_choice("optimizer.schedule", self.schedule, schedules)
 
 
 class ScheduleState(NamedTuple):
@@ -58,14 +58,6 @@ class ScheduleState(NamedTuple):
 
     count: Int[Array, ""]
     learning_rate: Float[Array, ""]
-
-
-def _check(field: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ConfigError(
-            f"optimizer.{field} is {value!r}.{closest(value, known)}",
-            hint=f"Known: {', '.join(known)}.",
-        )
 
 
 def make_schedule(settings: OptimizerSettings) -> Schedule:

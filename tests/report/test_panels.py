@@ -1,6 +1,5 @@
 import numpy as np
 
-from sfda_jax.report.overlay import overlay
 from sfda_jax.report.palette import IGNORE_COLOR, colorize, colorize_confidence
 from sfda_jax.report.panels import compose_panel
 from sfda_jax.tasks import CLASS_SPACES, class_space
@@ -24,14 +23,6 @@ def test_confidence_runs_from_dark_to_light():
     brightness = colors.astype(int).sum(1)
     assert brightness[0] < brightness[1] < brightness[2] == brightness[3]
     assert brightness[4] == brightness[0]
-
-
-def test_overlay_leaves_unlabelled_pixels():
-    image = np.full((2, 2, 3), 200, np.uint8)
-    labels = np.array([[0, 255], [13, 255]], np.uint8)
-    mixed = overlay(image, labels, CLASSES, weight=1.0)
-    np.testing.assert_array_equal(mixed[:, 1], image[:, 1])
-    np.testing.assert_array_equal(mixed[0, 0], CLASSES.palette[0])
 
 
 def test_panel_holds_every_cell():

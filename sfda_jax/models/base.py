@@ -1,0 +1,48 @@
+"""What every segmentation network offers: features, a head on them, both in one."""
+
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from sfda_jax.types import SegOutput
+
+
+class Segmenter(nn.Module):
+    """A `backbone` and a `head`, set up by the subclass under these names.
+
+    The optimiser tells the two apart by name, and `classify` runs the head alone.
+    """
+
+    def __call__(
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        deterministic: bool = True,
+        use_running_average: bool = True,
+    ) -> SegOutput:
+        """Logits and features, at the network's stride.
+
+        Args:
+            images: normalised RGB (`ops.color.normalize`).
+            deterministic: no dropout.
+            use_running_average: normalise with the stored BatchNorm statistics.
+        """
+        features = self.features(
+            images,
+            deterministic=deterministic,
+            use_running_average=use_running_average,
+        )
+        return SegOutput(logits=self.classify(features), features=features)
+
+    def features(
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        deterministic: bool = True,
+        use_running_average: bool = True,
+    ) -> Float[Array, "b H W d"]:
+        """The backbone's output, what `classify` takes."""
+        return self.backbone(images, use_running_average=use_running_average)
+
+    def classify(self, features: Float[Array, "b h w d"]) -> Float[Array, "b h w c"]:
+        """Logits of given features."""
+        return self.head(features)
