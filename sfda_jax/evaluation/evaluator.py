@@ -23,7 +23,7 @@ from sfda_jax.evaluation import confusion as confusion_lib
 from sfda_jax.evaluation.predictor import merge_views, view_logits
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.tasks import ClassSpace
-from sfda_jax.types import IGNORE, Record, Transform
+from sfda_jax.types import IGNORE, RandomAccess, Transform
 
 _READERS = 4
 _READ_AHEAD = 8
@@ -71,7 +71,7 @@ def _count(logits, labels, *, num_classes, align_corners):
 
 
 def _load(
-    source: Sequence[Record], transform: Transform, num_classes: int, index: int
+    source: RandomAccess, transform: Transform, num_classes: int, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Network input and full-size label of one example, checked."""
     record = source[index]
@@ -178,7 +178,7 @@ def _accumulate(
 def evaluate(
     model: nn.Module,
     variables: PyTree,
-    source: Sequence[Record],
+    source: RandomAccess,
     *,
     transform: Transform,
     batch_size: int,
@@ -248,7 +248,7 @@ def evaluate(
 def pseudo_label_quality(
     store: PseudoLabelStore,
     name: str,
-    source: Sequence[Record],
+    source: RandomAccess,
     classes: ClassSpace,
 ) -> confusion_lib.LabelQuality:
     """Coverage and accuracy of a round's pseudo-labels; for reports only.

@@ -1,7 +1,7 @@
 """What a method is: a frozen dataclass of settings and a handful of pure functions."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -14,7 +14,7 @@ from sfda_jax.types import (
     Batch,
     Key,
     LossAux,
-    Record,
+    RandomAccess,
     StreamSpec,
     Targets,
     Transform,
@@ -61,7 +61,7 @@ class RoundContext(Protocol):
     store: LabelStore
     previous: LabelStore | None
 
-    def images(self, domain: str) -> Sequence[Record]:
+    def images(self, domain: str) -> RandomAccess:
         """The training split, random access; target records carry no `label`."""
 
     def forward(

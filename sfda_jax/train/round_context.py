@@ -64,6 +64,15 @@ def round_dir(run_dir: pathlib.Path, recipe: Recipe, stage: int, round_: int):
     return run_dir / "stages" / name / "rounds" / f"{round_:02d}"
 
 
+def round_store(
+    run_dir: pathlib.Path, recipe: Recipe, stage: int, round_: int
+) -> PseudoLabelStore:
+    """The label maps of one round; only the first process writes."""
+    folder = round_dir(run_dir, recipe, stage, round_)
+    writable = jax.process_index() == 0
+    return PseudoLabelStore(folder / "pseudo_labels", writable=writable)
+
+
 def make_round_context(
     run_dir: pathlib.Path,
     recipe: Recipe,
@@ -74,19 +83,14 @@ def make_round_context(
     parallel: Parallel,
 ) -> RoundContext:
     """The services of one round."""
-    writable = jax.process_index() == 0
-
-    def store(index: int) -> PseudoLabelStore:
-        folder = round_dir(run_dir, recipe, stage, index)
-        return PseudoLabelStore(folder / "pseudo_labels", writable=writable)
-
+    previous = round_store(run_dir, recipe, stage, round_ - 1) if round_ else None
     return RoundContext(
         round=round_,
         num_steps=recipe.stages[stage].rounds[round_].num_steps,
         rng=np.random.default_rng((recipe.seed, stage, round_)),
         task=recipe.task,
-        store=store(round_),
-        previous=store(round_ - 1) if round_ else None,
+        store=round_store(run_dir, recipe, stage, round_),
+        previous=previous,
         access=access,
         parallel=parallel,
     )

@@ -14,11 +14,12 @@ from sfda_jax.data.access import DataAccess
 from sfda_jax.data.transforms import Evaluate
 from sfda_jax.evaluation.evaluator import network_logits
 from sfda_jax.evaluation.predictor import merge_views
+from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.report.panels import compose_panel
 from sfda_jax.train import recipe as recipes
 from sfda_jax.train.loop import stage_network
 from sfda_jax.train.recipe import Recipe
-from sfda_jax.train.round_context import make_round_context
+from sfda_jax.train.round_context import round_store
 from sfda_jax.train.run_dir import versions, write_json
 from sfda_jax.train.scoring import result_path, stage_label
 from sfda_jax.train.states import load_network
@@ -93,7 +94,7 @@ def write_panels(
     before = _first_network(recipe, run_dir)
     after = stage_network(recipe, run_dir, len(recipe.stages) - 1)
     gamma = recipe.stages[-1].method.gamma
-    store = _last_store(recipe, run_dir, access)
+    store = _last_store(recipe, run_dir)
     paths = []
     for number, index in enumerate(indices.tolist()):
         record = source[index]
@@ -163,19 +164,13 @@ def _first_network(recipe: Recipe, run_dir: pathlib.Path) -> ModelState:
     return load_network(recipe, first.init_from)
 
 
-def _last_store(recipe: Recipe, run_dir: pathlib.Path, access: DataAccess):
-    """The newest finished label maps of any stage, or None."""
+def _last_store(recipe: Recipe, run_dir: pathlib.Path) -> PseudoLabelStore | None:
+    """The newest finished label maps of any stage."""
     for index in reversed(range(len(recipe.stages))):
-        ctx = make_round_context(
-            run_dir,
-            recipe,
-            stage=index,
-            round_=recipes.stage_end(recipe, index).round,
-            access=access,
-            parallel=None,
-        )
-        if ctx.store.complete():
-            return ctx.store
+        last = recipes.stage_end(recipe, index).round
+        store = round_store(run_dir, recipe, index, last)
+        if store.complete():
+            return store
     return None
 
 

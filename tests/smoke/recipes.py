@@ -32,6 +32,7 @@ def small(path: str, *, steps: int = 2) -> dict[str, str]:
     loaded = config.load_config(path)
     overrides = {
         "model.name": "tiny",
+        "parallel.devices": "1",
         "data.generated": "true",
         "data.generated_size": _SIZE,
         "evaluation.size": _SIZE,
