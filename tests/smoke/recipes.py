@@ -12,7 +12,7 @@ DEMO = str(ROOT / "configs" / "demo.py")
 
 _SIZE, _CROP = "(48, 96)", "(32, 64)"
 _BY_METHOD = {
-    "source_only": {"size": _SIZE, "crop_size": "()", "batch_size": "4"},
+    "source_only": {"size": _SIZE, "crop_size": _CROP, "batch_size": "4"},
     "adabn": {"size": _SIZE, "batch_size": "8"},
     "dtst": {
         "full_size": _SIZE,
