@@ -29,8 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
     )
+    # Orbax logs every failing thread through absl; the error itself says it once.
     for chatty in ("absl", "orbax", "grain", "jax"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+        logging.getLogger(chatty).setLevel(logging.CRITICAL)
     try:
         flags, overrides = parse(arguments)
         # Imported here: help and refusals should not wait for JAX.
