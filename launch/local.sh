@@ -3,5 +3,6 @@
 # arguments given: bash launch/local.sh --config configs/demo.py
 set -euo pipefail
 
-. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# The empty argument keeps this script's own from being taken for an extra.
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh" ""
 exec python -m sfda_jax.main "$@"
