@@ -12,7 +12,8 @@ gamma = ln(0.449) / ln(m) = 0.55, m = 0.23 the mean of the unlabelled dusk image
 `tone` in the results shows what that alone gives.
 
 Measured (three seeds, dusk_test, mIoU11): source only 13.8 ± 1.3, AdaBN 32.3 ± 1.4,
-tone 38.2 ± 1.5, adapted 38.9 ± 1.4; day_val 42.9. Eight minutes and 1.1 GB on two cores.
+tone 38.2 ± 1.5, adapted 38.9 ± 1.4; day_val 42.9. Eight minutes and
+1.1 GB on two cores.
 """
 
 from ml_collections import ConfigDict
