@@ -111,6 +111,19 @@ def test_stops_at_a_loss_that_is_not_finite(capsys, tmp_path):
     assert "Last good checkpoint" in said
 
 
+@pytest.mark.slow
+def test_bench_and_dry_run(capsys, tmp_path):
+    flags = ["--config", DEMO, *as_flags(small(DEMO))]
+    path = tmp_path / "rows.json"
+    assert main.main(["bench", *flags, "--steps", "2", "--json", str(path)]) == 0
+    rows = json.loads(path.read_text())
+    assert [row["stage"] for row in rows] == ["source", "dtst"]
+    assert all(row["step_median"] > 0 for row in rows)
+    assert all(row["input_images_per_second"] > 0 for row in rows)
+    assert main.main([*flags, "--dry_run"]) == 0
+    assert "compile_seconds" in capsys.readouterr().out
+
+
 def test_source_free_closes_the_source():
     loaded = config.load_config(DEMO, small(DEMO))
     access = loop.make_access(config.build(loaded))

@@ -1,5 +1,6 @@
 """What a recipe will do and what it costs, without doing it."""
 
+import collections
 import dataclasses
 import itertools
 import pathlib
@@ -19,7 +20,7 @@ from sfda_jax.train.states import init_network, stage_key, start_state
 from sfda_jax.train.step import make_train_step
 from sfda_jax.types import AdaptState, Batch, Key, ModelState
 
-_FEW = 8
+_FEW, _READ_AHEAD = 8, 8
 
 
 def plan(recipe: Recipe) -> str:
@@ -122,10 +123,12 @@ def start_trial(
     Raises:
         SfdaError: whatever the real run would stop at.
     """
-    stage = recipe.stages[index]
-    method, settings = stage.at_round(0)
+    recipe = _with_steps(recipe, index, 1 + _READ_AHEAD + input_batches)
+    method, settings = recipe.stages[index].at_round(0)
     optimizer = make_optimizer(settings)
     key = stage_key(recipe, index)
+    # Copied: a step that runs takes its state's buffers for its own.
+    student = jax.tree.map(lambda x: x.copy(), student)
     state = start_state(method, optimizer, student, key)
     access = dataclasses.replace(make_access(recipe), limit=_FEW)
     with tempfile.TemporaryDirectory() as folder:
@@ -143,8 +146,11 @@ def start_trial(
         batches = open_batches(recipe, streams, Position(stage=index), access)
         batch = next(batches)
         loaded = time.perf_counter()
+        if input_batches:  # what was read ahead meanwhile would flatter the rate
+            collections.deque(itertools.islice(batches, _READ_AHEAD), maxlen=0)
+        timing = time.perf_counter()
         timed = sum(1 for _ in itertools.islice(batches, input_batches))
-        input_seconds = time.perf_counter() - loaded
+        input_seconds = time.perf_counter() - timing
         batches.close()
     placed = {name: parallel.put_batch(part) for name, part in batch.items()}
     state = parallel.put_state(state)
@@ -161,3 +167,12 @@ def start_trial(
         input_rate=images * timed / input_seconds if timed else 0.0,
         compile_seconds=time.perf_counter() - compiling,
     )
+
+
+def _with_steps(recipe: Recipe, index: int, num_steps: int) -> Recipe:
+    """The recipe with a first round of a stage that lasts at least so long."""
+    stages = list(recipe.stages)
+    first, *others = stages[index].rounds
+    first = dataclasses.replace(first, num_steps=max(first.num_steps, num_steps))
+    stages[index] = dataclasses.replace(stages[index], rounds=(first, *others))
+    return dataclasses.replace(recipe, stages=tuple(stages))
