@@ -150,6 +150,7 @@ class BatchNorm(nn.Module):
         momentum: weight of the batch: `new = (1 - momentum) * old + momentum * batch`.
         axis_name: device axis that shares one set of batch statistics.
         dtype: of the result.
+        frozen_scale: a frozen scale until a checkpoint is loaded.
     """
 
     frozen: bool = False
@@ -157,6 +158,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.1
     axis_name: str | None = None
     dtype: str = "float32"
+    frozen_scale: float = 1.0
 
     @nn.compact
     def __call__(
@@ -196,7 +198,8 @@ class BatchNorm(nn.Module):
 
     def _affine(self, shape: tuple[int]) -> tuple[Array, Array]:
         if self.frozen:
-            scale = self.variable("batch_stats", "scale", jnp.ones, shape, jnp.float32)
+            start = (shape, self.frozen_scale, jnp.float32)
+            scale = self.variable("batch_stats", "scale", jnp.full, *start)
             bias = self.variable("batch_stats", "bias", jnp.zeros, shape, jnp.float32)
             return scale.value, bias.value
         ones, zeros = nn.initializers.ones, nn.initializers.zeros

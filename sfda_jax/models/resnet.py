@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 from sfda_jax.models.layers import BatchNorm, Conv
 
 _EXPANSION = 4
+_LAST_SCALE = 0.2
 
 
 class Bottleneck(nn.Module):
@@ -52,7 +53,10 @@ class Bottleneck(nn.Module):
             name="conv2",
         )
         y = nn.relu(norm("bn2", middle(y)))
-        y = norm("bn3", conv(outputs, 1, name="conv3")(y))
+        y = conv(outputs, 1, name="conv3")(y)
+        # Without a checkpoint nothing is normalised, and 33 sums would overflow.
+        last = self.norm(name="bn3", frozen_scale=_LAST_SCALE)
+        y = last(y, use_running_average=use_running_average)
         if self.project:
             x = conv(outputs, 1, stride=self.stride, name="downsample_conv")(x)
             x = norm("downsample_bn", x)

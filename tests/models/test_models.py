@@ -123,3 +123,12 @@ def test_initial_values():
     branch = params["head"]["branch0"]
     np.testing.assert_allclose(branch["kernel"].std(), 0.01, rtol=0.2)
     assert (jnp.abs(branch["bias"]) <= 1 / np.sqrt(9 * 12)).all()
+
+
+def test_fresh_deep_network_stays_finite():
+    model = deeplab_v2.Model(
+        num_classes=3, stem_channels=4, planes=(2, 2, 2, 2), blocks=(3, 4, 23, 3)
+    )
+    images = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
+    variables = model.init(jax.random.key(0), images)
+    assert float(jnp.abs(model.apply(variables, images).logits).max()) < 100
