@@ -18,7 +18,7 @@ from sfda_jax import config as configs
 from sfda_jax.errors import CheckpointError, ConfigError
 from sfda_jax.evaluation.evaluator import Result, format_table
 from sfda_jax.evaluation.folder import predict_folder
-from sfda_jax.registry import closest
+from sfda_jax.registry import check_choice
 from sfda_jax.report.html import build_report
 from sfda_jax.train import bench as benchmarks
 from sfda_jax.train import dry_run, loop, run_dir, scoring, summary
@@ -216,11 +216,8 @@ def _network(
 def _stage_index(recipe: Recipe, name: str) -> int:
     """Position of a stage, the last one where none is named."""
     names = [s.name for s in recipe.stages]
-    if name and name not in names:
-        raise ConfigError(
-            f"Unknown stage {name!r}.{closest(name, names)}",
-            hint=f"Known: {', '.join(names)}.",
-        )
+    if name:
+        check_choice("--stage", name, names)
     return names.index(name or names[-1])
 
 

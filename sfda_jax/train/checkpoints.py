@@ -84,20 +84,21 @@ def load_item(path: pathlib.Path, name: str, abstract: Any) -> Any:
         raise CheckpointError(
             f"{path}: no such checkpoint.", hint=f"Found: {_numbers(path.parent)}."
         )
+    cause = None
     try:
         stored = ocp.metadata(str(path.resolve()), checkpointable_name=name).metadata
         faults = _mismatches(_shapes(stored), _shapes(abstract))
         if not faults:
             return ocp.load(str(path.resolve()), abstract, checkpointable_name=name)
     except (ValueError, KeyError, FileNotFoundError) as error:
-        faults = [" ".join(str(error).split("\n")[:4])]
+        cause, faults = error, [" ".join(str(error).split("\n")[:4])]
     raise CheckpointError(
         f"{path}: item {name!r} does not fit this network:\n  "
         + "\n  ".join(faults[:_LISTED])
         + (f"\n  … and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""),
         hint="Was it made with another model? Compare its config.json with --config, "
         "or give another --workdir.",
-    )
+    ) from cause
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

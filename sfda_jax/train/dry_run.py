@@ -41,9 +41,9 @@ def plan(recipe: Recipe) -> str:
         lines.append(text)
     for number, stage in enumerate(recipe.stages, 1):
         steps = [entry.num_steps for entry in stage.rounds]
-        method = type(stage.method).__module__.rsplit(".", 1)[-1]
         lines.append(
-            f"  stage {number} {stage.name}: {method}, from {stage.init_from}, "
+            f"  stage {number} {stage.name}: {stage.method_name}, "
+            f"from {stage.init_from}, "
             f"{len(steps)} round(s), {sum(steps)} steps {steps}, "
             f"evaluates the {stage.network}"
         )

@@ -113,6 +113,11 @@ class Stage:
     init_from: str = "previous"
     network: str = "student"
 
+    @property
+    def method_name(self) -> str:
+        """The method's module, e.g. `dtst`: the name recipes call it by."""
+        return type(self.method).__module__.rsplit(".", 1)[-1]
+
     def at_round(self, index: int) -> tuple[MethodBase, OptimizerSettings]:
         """The method and optimiser settings of one round."""
         entry = self.rounds[index]

@@ -55,9 +55,7 @@ def stage_label(recipe: Recipe, index: int) -> str:
     """
     if index == len(recipe.stages) - 1:
         return "adapted"
-    methods = [
-        type(stage.method).__module__.rsplit(".", 1)[-1] for stage in recipe.stages
-    ]
+    methods = [stage.method_name for stage in recipe.stages]
     again = methods[index] in methods[:index]
     return recipe.stages[index].name if again else methods[index]
 

@@ -21,6 +21,7 @@ from sfda_jax.weights.layout import (
     abstract_state,
     flatten,
     init_state,
+    kind_of,
     layout_of,
     published_entries,
 )
@@ -197,7 +198,7 @@ def to_flax(
     report = _compare(entries, arrays, waive)
     if report.faults:
         raise CheckpointError(
-            f"The checkpoint does not fit {type(model).__module__.rsplit('.')[-1]}: "
+            f"The checkpoint does not fit {kind_of(model)}: "
             f"{_fault_message(report, entries, arrays)}.",
             hint="Check the network's settings and number of classes; pass "
             "backbone_only=True for an ImageNet file, or waive names by pattern.",

@@ -50,13 +50,18 @@ class Entry:
         return f"{self.section}/{self.name}"
 
 
+def kind_of(model: nn.Module) -> str:
+    """The network's module, e.g. `deeplab_v2`: the name recipes call it by."""
+    return type(model).__module__.rsplit(".", 1)[-1]
+
+
 def layout_of(model: nn.Module) -> Any:
     """The module `<model>_names` beside this one: a layout is its name map.
 
     Raises:
         CheckpointError: no layout is known for this kind of network.
     """
-    kind = type(model).__module__.rsplit(".", 1)[-1]
+    kind = kind_of(model)
     module = f"{__package__}.{kind}_names"
     try:
         return importlib.import_module(module)
