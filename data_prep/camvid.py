@@ -2,18 +2,11 @@
 
 import pathlib
 
-import tensorflow_datasets as tfds
+from data_prep.builder import SegmentationBuilder
+from data_prep.listing import Listing, Pair, by_id, paired, sorted_files
+from data_prep.reading import fault, read_names
 
-from data_prep.reading import (
-    SegmentationBuilder,
-    fault,
-    list_images,
-    read_names,
-)
-from sfda_jax.data.label_maps import LABEL_MAPS
-from sfda_jax.tasks import class_space
-
-_SPLITS = pathlib.Path(__file__).parent / "splits"
+_LISTS = pathlib.Path(__file__).parent / "splits"
 
 
 class CamvidDayDusk(SegmentationBuilder):
@@ -29,38 +22,51 @@ class CamvidDayDusk(SegmentationBuilder):
     labels or labels_eval_only beside it.
     """
     dataset = "camvid"
+    spaces = ("camvid11",)
+    splits = ("day_train", "day_val", "dusk_train", "dusk_test")
+    published = {  # noqa: RUF012
+        split: len(read_names(_LISTS / f"camvid_{split}.txt")) for split in splits
+    }
 
-    def _info(self):
-        return self._dataset_info(class_space("camvid11"))
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        root = pathlib.Path(dl_manager.manual_dir)
-        splits = ("day_train", "day_val", "dusk_train", "dusk_test")
-        table = LABEL_MAPS["camvid", "camvid11"]
-        return {
-            split: self._generate_examples(_pairs(root, split), table)
-            for split in splits
-        }
-
-
-def _pairs(root: pathlib.Path, split: str):
-    """(image, label) paths of one split, in either layout."""
-    if (root / "trainannot").is_dir():
-        names = read_names(_SPLITS / f"camvid_{split}.txt")
-        folders = (name.split("/") for name in names)
-        return [(root / f / n, root / f"{f}annot" / n) for f, n in folders]
-    if not (root / "day").is_dir():
-        raise fault(
-            f"{root} holds neither trainannot/ (SegNet edition) nor day/ and dusk/.",
-            dataset="camvid",
-            mend="Expected one of these two layouts.",
+    @classmethod
+    def listing(cls, root, config):
+        """The four splits, from either layout."""
+        if (root / "trainannot").is_dir():
+            return Listing(splits={s: _segnet_pairs(root, s) for s in cls.splits})
+        if not (root / "day").is_dir():
+            raise fault(
+                f"{root} holds neither trainannot/ (SegNet edition) nor day/.",
+                dataset=cls.dataset,
+                mend="Expected one of these two layouts.",
+            )
+        found = {s: _split_folder(root.joinpath(*s.split("_"))) for s in cls.splits}
+        return Listing(
+            splits={s: pairs for s, (pairs, _) in found.items()},
+            findings=tuple(f for _, findings in found.values() for f in findings),
         )
-    folder = root.joinpath(*split.split("_"))
+
+
+def _segnet_pairs(root: pathlib.Path, split: str) -> tuple[Pair, ...]:
+    names = read_names(_LISTS / f"camvid_{split}.txt")
+    return tuple(
+        Pair(
+            id=pathlib.Path(name).stem,
+            image=root / folder / name,
+            label=root / f"{folder}annot" / name,
+        )
+        for folder, name in (line.split("/") for line in names)
+    )
+
+
+def _split_folder(folder: pathlib.Path):
     labels = folder / "labels"
     if not labels.is_dir():
         labels = folder / "labels_eval_only"
-    images = list_images(folder / "images", dataset="camvid")
-    return [(path, labels / f"{path.stem}.png") for path in images]
+    images, labels = (
+        by_id(sorted_files(f, dataset="camvid"), dataset="camvid")
+        for f in (folder / "images", labels)
+    )
+    return paired(images, labels)
 
 
 Builder = CamvidDayDusk

@@ -1,82 +1,75 @@
 """Cityscapes: 2975 training and 500 validation frames of German cities, 2048×1024."""
 
 import pathlib
-from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
-from data_prep.reading import (
-    SegmentationBuilder,
-    fault,
-    label_values,
-    list_images,
-)
-from data_prep.reading import example as encoded_example
-from sfda_jax.data.label_maps import LABEL_MAPS, apply_label_map
-from sfda_jax.tasks import class_space
+from data_prep.builder import SegmentationBuilder
+from data_prep.listing import Listing, by_id, paired, sorted_files, unlabelled
+from sfda_jax.data.label_maps import LABEL_MAPS
 
 _IMAGE = "_leftImg8bit"
+_LABEL_IDS, _TRAIN_IDS = "_gtFine_labelIds", "_gtFine_labelTrainIds"
 
 
 class CityscapesSegmentation(SegmentationBuilder):
-    """Splits `train` (labels optional) and `val`, in the order of relative paths."""
+    """Splits `train` (labels optional), `val`, and `test` where its images are there.
+
+    Frames stand in the order of relative paths. The published labels of `test` are
+    dummies, so it has none here.
+    """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = """
-    leftImg8bit/{train,val}/<city>/*_leftImg8bit.png and
+    leftImg8bit/{train,val,test}/<city>/*_leftImg8bit.png and
     gtFine/{train,val}/<city>/*_gtFine_labelIds.png (or _labelTrainIds.png) from
-    cityscapes-dataset.com. gtFine/train may be absent: adaptation does not read it.
+    cityscapes-dataset.com. gtFine/train and leftImg8bit/test may be absent.
     """
-    BUILDER_CONFIGS: ClassVar = [
-        tfds.core.BuilderConfig(name=name) for name in ("cityscapes19", "synthia16")
-    ]
     dataset = "cityscapes"
+    spaces = ("cityscapes19", "synthia16", "crosscity13")
+    published = {"train": 2975, "val": 500, "test": 1525}  # noqa: RUF012
 
-    def _info(self):
-        return self._dataset_info(class_space(self.builder_config.name))
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        root = pathlib.Path(dl_manager.manual_dir)
-        if not (root / "gtFine" / "train").is_dir():
-            self.info.metadata["unlabelled_splits"] = ["train"]
-        return {
-            split: self._generate_examples(root, split) for split in ("train", "val")
-        }
-
-    def _generate_examples(self, root: pathlib.Path, split: str):
-        images = root / "leftImg8bit" / split
-        labelled = split not in self.info.metadata["unlabelled_splits"]
-        for path in list_images(
-            images, dataset=self.dataset, pattern=f"*/*{_IMAGE}.png"
-        ):
-            frame = path.stem.removesuffix(_IMAGE)
-            train_ids, label_path = None, None
-            if labelled:
-                folder = root / "gtFine" / split / path.parent.name
-                train_ids, label_path = self._label(folder, frame)
-            _, features = encoded_example(
-                path, train_ids, dataset=self.dataset, label_path=label_path
-            )
-            yield frame, {**features, "id": frame}
-
-    def _label(self, folder: pathlib.Path, frame: str):
-        """(train ids, file) of one frame, from whichever id image is there."""
-        for suffix, name in (
-            ("labelIds", "cityscapes"),
-            ("labelTrainIds", "train_ids"),
-        ):
-            path = folder / f"{frame}_gtFine_{suffix}.png"
-            if path.is_file():
-                table = LABEL_MAPS[name, self.builder_config.name]
-                values = label_values(path, dataset=self.dataset)
-                return (
-                    apply_label_map(values, table, path=path, dataset=self.dataset),
-                    path,
-                )
-        raise fault(
-            f"{folder / frame}_gtFine_labelIds.png not found, nor _labelTrainIds.png.",
-            dataset=self.dataset,
-            mend="Extract gtFine_trainvaltest.zip again, or remove gtFine/train.",
+    @classmethod
+    def listing(cls, root, config):
+        """Frames by city; the label ids where there are both kinds of label."""
+        splits, findings, without = {}, [], []
+        for split in ("train", "val", "test"):
+            folder = root / "leftImg8bit" / split
+            if split == "test" and not folder.is_dir():
+                continue
+            images = by_id(_files(cls, folder, _IMAGE), _frame, dataset=cls.dataset)
+            labels = _labels(cls, root / "gtFine" / split) if split != "test" else {}
+            if labels or split == "val":
+                splits[split], alone = paired(images, labels)
+                findings += alone
+            else:
+                splits[split] = unlabelled(images)
+                without.append(split)
+        return Listing(
+            splits=splits, findings=tuple(findings), unlabelled=tuple(without)
         )
+
+    @classmethod
+    def label_table(cls, pair, config):
+        """That of the label ids, or of the train ids made by the official tool."""
+        made = pair.label.stem.endswith(_TRAIN_IDS)
+        return LABEL_MAPS["train_ids" if made else "cityscapes", config.space]
+
+
+def _files(cls, folder: pathlib.Path, ending: str) -> list[pathlib.Path]:
+    return sorted_files(folder, dataset=cls.dataset, pattern=f"*/*{ending}.png")
+
+
+def _frame(path: pathlib.Path) -> str:
+    """`aachen_000000_000019` of any file of that frame."""
+    return "_".join(path.stem.split("_")[:3])
+
+
+def _labels(cls, folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Frame → label file, from whichever id images are there."""
+    found = {}
+    for ending in (_TRAIN_IDS, _LABEL_IDS):
+        if any(folder.glob(f"*/*{ending}.png")):
+            files = _files(cls, folder, ending)
+            found |= by_id(files, _frame, dataset=cls.dataset)
+    return found
 
 
 Builder = CityscapesSegmentation

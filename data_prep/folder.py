@@ -3,18 +3,13 @@
 import pathlib
 import zlib
 
-import tensorflow_datasets as tfds
-
-from data_prep.reading import (
-    IMAGE_SUFFIXES,
-    SegmentationBuilder,
-    fault,
-    list_images,
-)
+from data_prep.builder import SegmentationBuilder, SegmentationConfig
+from data_prep.listing import Listing, by_id, paired, sorted_files, unlabelled
+from data_prep.reading import IMAGE_SUFFIXES, fault
 from sfda_jax.data.label_maps import read_class_file
 
 
-class FolderConfig(tfds.core.BuilderConfig):
+class FolderConfig(SegmentationConfig):
     """One user folder, named after its content: an edited one is prepared anew."""
 
     def __init__(self, *, root: pathlib.Path, **kwargs):
@@ -51,27 +46,38 @@ class FolderSegmentation(SegmentationBuilder):
             )
         root = manual_dir / variant if variant else manual_dir
         read_class_file(_class_file(root))
-        name = f"{root.resolve().name}-{_listing_checksum(root):08x}"
-        return FolderConfig(name=name, root=root), root
+        space = f"{root.resolve().name}-{_listing_checksum(root):08x}"
+        return FolderConfig(space=space, root=root), root
 
-    def _info(self):
-        space, _ = read_class_file(_class_file(self.builder_config.root))
-        return self._dataset_info(space)
+    @classmethod
+    def classes(cls, config):
+        """Those of the class file."""
+        return read_class_file(_class_file(config.root))[0]
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        root = self.builder_config.root
-        if not (root / "train" / "labels").is_dir():
-            self.info.metadata["unlabelled_splits"] = ["train"]
-        _, table = read_class_file(_class_file(root))
-        return {
-            split: self._generate_examples(self._pairs(root / split, split), table)
-            for split in ("train", "val")
-        }
+    @classmethod
+    def label_table(cls, pair, config):
+        """That of the class file."""
+        return read_class_file(_class_file(config.root))[1]
 
-    def _pairs(self, folder: pathlib.Path, split: str):
-        labelled = split not in self.info.metadata["unlabelled_splits"]
-        for path in list_images(folder / "images", dataset=self.dataset):
-            yield path, folder / "labels" / f"{path.stem}.png" if labelled else None
+    @classmethod
+    def listing(cls, root, config):
+        """Pairs of `images` and `labels`."""
+        splits, findings, without = {}, [], []
+        for split in ("train", "val"):
+            images = _files(root / split / "images")
+            if split == "train" and not (root / split / "labels").is_dir():
+                splits[split] = unlabelled(images)
+                without.append(split)
+            else:
+                splits[split], alone = paired(images, _files(root / split / "labels"))
+                findings += alone
+        return Listing(
+            splits=splits, findings=tuple(findings), unlabelled=tuple(without)
+        )
+
+
+def _files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    return by_id(sorted_files(folder, dataset="folder"), dataset="folder")
 
 
 def _class_file(root: pathlib.Path) -> pathlib.Path:

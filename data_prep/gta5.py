@@ -1,17 +1,10 @@
 """GTA5 (Playing for Data): 24 966 rendered frames with Cityscapes label ids."""
 
 import pathlib
-from typing import ClassVar
 
-import tensorflow_datasets as tfds
-
-from data_prep.reading import (
-    SegmentationBuilder,
-    list_images,
-    read_names,
-)
-from sfda_jax.data.label_maps import LABEL_MAPS
-from sfda_jax.tasks import class_space
+from data_prep.builder import SegmentationBuilder
+from data_prep.listing import Finding, Listing, by_id, paired, sorted_files
+from data_prep.reading import read_names
 
 _EXCLUDED = pathlib.Path(__file__).parent / "splits" / "gta5_exclude.txt"
 
@@ -26,24 +19,32 @@ class Gta5Segmentation(SegmentationBuilder):
     The publisher's ten image and ten label archives, extracted into images/*.png and
     labels/*.png (same names).
     """
-    BUILDER_CONFIGS: ClassVar = [
-        tfds.core.BuilderConfig(name=name) for name in ("cityscapes19", "synthia16")
-    ]
     dataset = "gta5"
+    spaces = ("cityscapes19", "synthia16")
+    published = {"train": 24904}  # noqa: RUF012
 
-    def _info(self):
-        return self._dataset_info(class_space(self.builder_config.name))
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        root = pathlib.Path(dl_manager.manual_dir)
-        excluded = set(read_names(_EXCLUDED))
-        pairs = [
-            (path, root / "labels" / f"{path.stem}.png")
-            for path in list_images(root / "images", dataset=self.dataset)
-            if path.stem not in excluded
-        ]
-        table = LABEL_MAPS["gta5", self.builder_config.name]
-        return {"train": self._generate_examples(pairs, table)}
+    @classmethod
+    def listing(cls, root, config):
+        """All pairs, the published defects left out."""
+        images = by_id(
+            sorted_files(root / "images", dataset=cls.dataset), dataset=cls.dataset
+        )
+        labels = by_id(
+            sorted_files(root / "labels", dataset=cls.dataset), dataset=cls.dataset
+        )
+        defects = set(read_names(_EXCLUDED))
+        pairs, findings = paired(images, labels)
+        known = tuple(
+            Finding(
+                kind="defect",
+                id=pair.id,
+                text=f"{pair.image} is in {_EXCLUDED.name}: left out.",
+            )
+            for pair in pairs
+            if pair.id in defects
+        )
+        kept = tuple(pair for pair in pairs if pair.id not in defects)
+        return Listing(splits={"train": kept}, findings=(*findings, *known))
 
 
 Builder = Gta5Segmentation

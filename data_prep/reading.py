@@ -1,89 +1,16 @@
-"""What every builder shares: listing, decode checks, encoding, dataset information."""
+"""Files in and out of their encodings: images, labels, name lists."""
 
 import io
 import pathlib
-from collections.abc import Iterator
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 
-from sfda_jax.data.label_maps import apply_label_map
 from sfda_jax.errors import DataError
-from sfda_jax.tasks import ClassSpace
-from sfda_jax.types import IGNORE
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-
-
-class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Base of our builders: image bytes as published, labels as PNGs of train ids.
-
-    A subclass sets `dataset` (its registry name) and `MANUAL_DOWNLOAD_INSTRUCTIONS`
-    (the layout that it reads), and yields `example(...)` in file order.
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-    code_path = (
-        None  # else TFDS looks for download checksums with an undeclared package
-    )
-    dataset: str
-    reads_files = True
-
-    @classmethod
-    def locate(
-        cls, manual_dir: pathlib.Path | None, variant: str
-    ) -> tuple[tfds.core.BuilderConfig | str | None, pathlib.Path | None]:
-        """The builder configuration of a variant, and the folder that it reads.
-
-        A folder that holds a subfolder of the dataset's name stands for that subfolder,
-        so one `manual_dir` serves all datasets.
-        """
-        if variant and variant not in cls.builder_configs:
-            known = ", ".join(cls.builder_configs) or "none"
-            raise DataError(
-                f"Dataset {cls.dataset!r} has no variant {variant!r}.",
-                hint=f"Known variants: {known}.",
-            )
-        if manual_dir is not None and (manual_dir / cls.dataset).is_dir():
-            manual_dir = manual_dir / cls.dataset
-        return variant or None, manual_dir
-
-    def _generate_examples(self, pairs, table) -> Iterator[tuple[str, dict]]:
-        """Examples of (image, label or None) paths whose labels one table maps."""
-        for path, label_path in pairs:
-            train_ids = None
-            if label_path is not None:
-                values = label_values(label_path, dataset=self.dataset)
-                train_ids = apply_label_map(
-                    values, table, path=label_path, dataset=self.dataset
-                )
-            yield example(path, train_ids, dataset=self.dataset, label_path=label_path)
-
-    def _dataset_info(self, classes: ClassSpace) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.MANUAL_DOWNLOAD_INSTRUCTIONS,
-            disable_shuffling=True,  # file order; streams shuffle
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3)),
-                    "label": tfds.features.Image(shape=(None, None, 1)),
-                    "id": tfds.features.Text(),
-                }
-            ),
-            metadata=tfds.core.MetadataDict(
-                classes={
-                    "name": classes.name,
-                    "names": list(classes.names),
-                    "palette": classes.palette.tolist(),
-                    "subsets": {k: list(v) for k, v in classes.subsets.items()},
-                },
-                unlabelled_splits=[],
-            ),
-        )
 
 
 def fault(message: str, *, dataset: str, mend: str) -> DataError:
@@ -93,44 +20,6 @@ def fault(message: str, *, dataset: str, mend: str) -> DataError:
         hint=f"{mend} Then run: python -m data_prep {dataset} "
         "--manual_dir=<folder of the files>",
     )
-
-
-def list_images(
-    folder: pathlib.Path, *, dataset: str, pattern: str = "*"
-) -> list[pathlib.Path]:
-    """Image files of a folder that match a glob pattern, sorted by relative path.
-
-    Raises:
-        DataError: missing folder, no image in it, two files of one stem.
-    """
-    if not folder.is_dir():
-        raise fault(
-            f"{folder} not found: no such folder.",
-            dataset=dataset,
-            mend=f"Expected the layout of {dataset!r}, see data_prep/{dataset}.py.",
-        )
-    files = sorted(
-        path
-        for path in folder.glob(pattern)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    )
-    if not files:
-        raise fault(
-            f"{folder} holds no image ({pattern}, {'/'.join(IMAGE_SUFFIXES)}).",
-            dataset=dataset,
-            mend="Put the images there.",
-        )
-    seen: dict[str, pathlib.Path] = {}
-    for path in files:
-        if path.stem in seen:
-            raise fault(
-                f"{seen[path.stem]} and {path} share the id {path.stem!r}, expected "
-                "one file an id.",
-                dataset=dataset,
-                mend="Remove or rename one of the two.",
-            )
-        seen[path.stem] = path
-    return files
 
 
 def read_names(path: pathlib.Path) -> list[str]:
@@ -213,27 +102,39 @@ def encoded_label(train_ids: np.ndarray) -> io.BytesIO:
     return io.BytesIO(cv2.imencode(".png", train_ids)[1].tobytes())
 
 
-def example(
-    path: pathlib.Path, train_ids: np.ndarray | None, *, dataset: str, label_path=None
-) -> tuple[str, dict]:
-    """(id, features) of one image and its train ids; None stands for an unlabelled one.
+def resized_image(
+    data: bytes,
+    box: tuple[int, int, int, int] | None,
+    size: tuple[int, int] | None,
+) -> bytes:
+    """A PNG of a part of an encoded image, at another size (Pillow's bicubic).
 
-    Raises:
-        DataError: the image does not decode, or the label has another size.
+    Args:
+        data: an encoded RGB image.
+        box: (top, left, height, width), None for all of it.
+        size: (height, width) of the result, None for the part's own.
     """
-    data, size = image_bytes(path, dataset=dataset)
-    if train_ids is None:
-        train_ids = np.full(size, IGNORE, np.uint8)
-    if train_ids.shape != size:
-        raise fault(
-            f"{label_path} is {train_ids.shape[1]}×{train_ids.shape[0]}, expected "
-            f"{size[1]}×{size[0]} like its image {path}.",
-            dataset=dataset,
-            mend="Replace or remove the pair.",
-        )
-    features = {
-        "image": io.BytesIO(data),
-        "label": encoded_label(train_ids),
-        "id": path.stem,
-    }
-    return path.stem, features
+    image = Image.open(io.BytesIO(data))
+    if box:
+        top, left, height, width = box
+        image = image.crop((left, top, left + width, top + height))
+    if size:
+        image = image.resize(size[::-1], Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def resized_label(
+    train_ids: np.ndarray,
+    box: tuple[int, int, int, int] | None,
+    size: tuple[int, int] | None,
+) -> np.ndarray:
+    """The same part of a label map `uint8[H,W]`, nearest neighbour (Pillow's)."""
+    if box:
+        top, left, height, width = box
+        train_ids = train_ids[top : top + height, left : left + width]
+    if size:
+        nearest = Image.Resampling.NEAREST
+        train_ids = np.asarray(Image.fromarray(train_ids).resize(size[::-1], nearest))
+    return train_ids

@@ -1,40 +1,28 @@
 """Procedural driving scenes, drawn on the spot: the demo that needs no download."""
 
 import io
+import pathlib
 import re
-from typing import ClassVar
 
 import cv2
 import tensorflow_datasets as tfds
 
-from data_prep.reading import SegmentationBuilder, encoded_label
+from data_prep.builder import SegmentationBuilder, SegmentationConfig
+from data_prep.listing import Listing, Pair
+from data_prep.reading import encoded_label
 from sfda_jax.data import scenes
 from sfda_jax.errors import DataError
-from sfda_jax.tasks import class_space
 
 _SEED = 2024
 
 
-class SceneConfig(tfds.core.BuilderConfig):
+class SceneConfig(SegmentationConfig):
     """Image size, and images in each training split (a quarter of it in the others)."""
 
-    def __init__(self, *, size: tuple[int, int], train: int, **kwargs):
-        super().__init__(**kwargs)
-        self.size = size
+    def __init__(self, *, name: str, size: tuple[int, int], train: int):
+        super().__init__(space="cityscapes19", size=size)
+        self.name = name
         self.train = train
-
-
-def _config(variant: str) -> SceneConfig:
-    match = re.fullmatch(r"(\d+)x(\d+)(?:-(\d+))?", variant)
-    if not match:
-        raise DataError(
-            f"Dataset 'scenes' has no variant {variant!r}.",
-            hint="Expected HEIGHTxWIDTH or HEIGHTxWIDTH-IMAGES, e.g. 96x192, 48x96-16.",
-        )
-    height, width, train = match.groups()
-    return SceneConfig(
-        name=variant, size=(int(height), int(width)), train=int(train or 400)
-    )
 
 
 class ProceduralScenes(SegmentationBuilder):
@@ -43,8 +31,7 @@ class ProceduralScenes(SegmentationBuilder):
     Variants are sizes: `96x192` has 400/100/400/100 images, `48x96-16` 16/4/16/4.
     """
 
-    VERSION = tfds.core.Version("1.1.0")  # raise it when a pixel of a scene changes
-    BUILDER_CONFIGS: ClassVar = [_config("96x192"), _config("192x384")]
+    VERSION = tfds.core.Version("1.2.0")  # raise it when a pixel of a scene changes
     dataset = "scenes"
     reads_files = False
 
@@ -52,34 +39,48 @@ class ProceduralScenes(SegmentationBuilder):
     def locate(cls, manual_dir, variant: str):
         """The configuration of any size; no file is read."""
         variant = variant or "96x192"
-        return cls.builder_configs.get(variant) or _config(variant), None
+        match = re.fullmatch(r"(\d+)x(\d+)(?:-(\d+))?", variant)
+        if not match:
+            raise DataError(
+                f"Dataset 'scenes' has no variant {variant!r}.",
+                hint="Expected HEIGHTxWIDTH or HEIGHTxWIDTH-IMAGES, e.g. 96x192, "
+                "48x96-16.",
+            )
+        height, width, train = match.groups()
+        size = (int(height), int(width))
+        return SceneConfig(name=variant, size=size, train=int(train or 400)), None
 
-    def _info(self):
-        return self._dataset_info(class_space("cityscapes19"))
+    @classmethod
+    def listing(cls, root, config):
+        """Scene numbers: none is in two splits."""
+        held_out = max(config.train // 4, 1)
+        return Listing(
+            splits={
+                "game_train": _scenes("game", 0, config.train),
+                "game_val": _scenes("game", 1_000_000, held_out),
+                "real_train": _scenes("real", 2_000_000, config.train),
+                "real_test": _scenes("real", 3_000_000, held_out),
+            }
+        )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        train = self.builder_config.train
-        held_out = max(train // 4, 1)
+    @classmethod
+    def encode(cls, pair, config):
+        """The scene of that name, drawn now."""
+        look, number = pair.id.split("_")
+        image, label = scenes.render(
+            int(number), look=look, seed=_SEED, size=config.size
+        )
+        png = cv2.imencode(".png", image[..., ::-1])[1]
         return {
-            "game_train": self._generate_examples("game", 0, train),
-            "game_val": self._generate_examples("game", 1_000_000, held_out),
-            "real_train": self._generate_examples("real", 2_000_000, train),
-            "real_test": self._generate_examples("real", 3_000_000, held_out),
+            "image": io.BytesIO(png.tobytes()),
+            "label": encoded_label(label),
+            "id": pair.id,
         }
 
-    def _generate_examples(self, look: str, first: int, count: int):
-        for i in range(count):
-            image, label = scenes.render(
-                first + i, look=look, seed=_SEED, size=self.builder_config.size
-            )
-            png = cv2.imencode(".png", image[..., ::-1])[1]
-            name = f"{look}_{first + i:07d}"
-            features = {
-                "image": io.BytesIO(png.tobytes()),
-                "label": encoded_label(label),
-                "id": name,
-            }
-            yield name, features
+
+def _scenes(look: str, first: int, count: int) -> tuple[Pair, ...]:
+    names = (f"{look}_{first + i:07d}" for i in range(count))
+    return tuple(Pair(id=name, image=pathlib.Path(name)) for name in names)
 
 
 Builder = ProceduralScenes

@@ -1,19 +1,20 @@
 """SYNTHIA-RAND-CITYSCAPES: 9 400 rendered frames, 16 of the Cityscapes classes."""
 
 import pathlib
-from typing import ClassVar
 
 import cv2
 import numpy as np
-import tensorflow_datasets as tfds
 
-from data_prep.reading import SegmentationBuilder, example, fault, list_images
-from sfda_jax.data.label_maps import LABEL_MAPS, apply_label_map
-from sfda_jax.tasks import class_space
+from data_prep.builder import SegmentationBuilder
+from data_prep.listing import Listing, by_id, paired, sorted_files
+from data_prep.reading import fault
+from sfda_jax.data.label_maps import LABEL_MAPS
+
+_LANE_MARKING, _ROAD = 22, 0
 
 
 class SynthiaRandCityscapes(SegmentationBuilder):
-    """Split `train`. Lane markings (id 22) are ignored.
+    """Split `train`. Lane markings (id 22) are ignored, or road as CRST has it.
 
     Labels are 16-bit PNGs of three channels, class and instance ids in the first two:
     a reader of eight bits returns zeros without a word.
@@ -23,32 +24,44 @@ class SynthiaRandCityscapes(SegmentationBuilder):
     RAND_CITYSCAPES/RGB/*.png and RAND_CITYSCAPES/GT/LABELS/*.png (same names), from
     synthia-dataset.net; manual_dir may also be RAND_CITYSCAPES itself.
     """
-    BUILDER_CONFIGS: ClassVar = [
-        tfds.core.BuilderConfig(name=name) for name in ("synthia16", "cityscapes19")
-    ]
     dataset = "synthia"
+    spaces = ("synthia16", "cityscapes19")
+    options = ("lanes_as_road",)
+    published = {"train": 9400}  # noqa: RUF012
 
-    def _info(self):
-        return self._dataset_info(class_space(self.builder_config.name))
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        root = pathlib.Path(dl_manager.manual_dir)
+    @classmethod
+    def listing(cls, root, config):
+        """All pairs of `RGB` and `GT/LABELS`."""
         if (root / "RAND_CITYSCAPES").is_dir():
             root = root / "RAND_CITYSCAPES"
-        return {"train": self._generate_examples(root)}
+        images, labels = (
+            by_id(sorted_files(folder, dataset=cls.dataset), dataset=cls.dataset)
+            for folder in (root / "RGB", root / "GT" / "LABELS")
+        )
+        pairs, findings = paired(images, labels)
+        return Listing(splits={"train": pairs}, findings=findings)
 
-    def _generate_examples(self, root: pathlib.Path):
-        table = LABEL_MAPS["synthia", self.builder_config.name]
-        for path in list_images(root / "RGB", dataset=self.dataset):
-            label_path = root / "GT" / "LABELS" / f"{path.stem}.png"
-            train_ids = apply_label_map(
-                _class_ids(label_path), table, path=label_path, dataset=self.dataset
-            )
-            yield example(path, train_ids, dataset=self.dataset, label_path=label_path)
+    @classmethod
+    def label_values(cls, path):
+        """The class ids, from the red channel."""
+        return label_channels(path)[..., 0]
+
+    @classmethod
+    def label_table(cls, pair, config):
+        """The 16- or 19-class map; CRST's differs in one entry."""
+        table = LABEL_MAPS["synthia", config.space]
+        if "lanes_as_road" in config.options:
+            table = table.copy()
+            table[_LANE_MARKING] = _ROAD
+        return table
 
 
-def _class_ids(path: pathlib.Path) -> np.ndarray:
-    """The class ids `[H,W]`, from the red channel."""
+def label_channels(path: pathlib.Path) -> np.ndarray:
+    """Class and instance ids, uint16[H,W,2], of a published label file.
+
+    Raises:
+        DataError: missing, damaged, of eight bits, or without any class.
+    """
     pixels = None
     if path.is_file():
         data = np.frombuffer(path.read_bytes(), np.uint8)
@@ -61,18 +74,18 @@ def _class_ids(path: pathlib.Path) -> np.ndarray:
         )
     if pixels.dtype != np.uint16 or pixels.ndim != 3:
         raise fault(
-            f"{path} holds {pixels.dtype}{list(pixels.shape)}, expected 16-bit RGB.",
+            f"{path} holds {pixels.dtype}{list(pixels.shape)}, expected 16-bit RGB "
+            "(red = class, green = instance).",
             dataset="synthia",
             mend="Use GT/LABELS as published, not GT/COLOR or a converted copy.",
         )
-    ids = pixels[..., 2]  # OpenCV orders blue, green, red
-    if not ids.any():
+    if not pixels[..., 2].any():
         raise fault(
             f"{path} holds class 0 only, expected ids 0–22 in the red channel.",
             dataset="synthia",
             mend="Use the file as published: an 8-bit copy has lost its ids.",
         )
-    return ids
+    return pixels[..., :0:-1]  # OpenCV orders blue, green, red
 
 
 Builder = SynthiaRandCityscapes

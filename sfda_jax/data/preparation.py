@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import logging
 import os
 import pathlib
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 
 from sfda_jax import registry
+from sfda_jax.data.shards import finish_shards, plan_shards, write_shards
 from sfda_jax.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -19,6 +21,7 @@ _log = logging.getLogger(__name__)
 PathLike = str | os.PathLike
 # Record writers report a full disk in their own words; less than this is full.
 _FULL_BYTES = 16 * 2**20
+_PARTIAL = ".partial"  # of a dataset: shards of a preparation that has not ended
 
 
 def default_data_dir() -> pathlib.Path:
@@ -80,7 +83,7 @@ def prepare(
 
 
 def _generate(builder, manual: pathlib.Path | None, command: str) -> None:
-    """Writes the records into a temporary folder that is renamed at the end."""
+    """Writes the records into a folder of their own that is renamed at the end."""
     path = pathlib.Path(builder.data_dir)
     if builder.reads_files and (manual is None or not manual.is_dir()):
         found = f"{manual} is no folder" if manual else "no manual_dir is given"
@@ -90,24 +93,47 @@ def _generate(builder, manual: pathlib.Path | None, command: str) -> None:
             f"Expected its files: {layout}",
             hint=f"Run: {command}",
         )
-    for stale in (path, *path.parent.glob(f"incomplete.*_{path.name}")):
-        if stale.exists():
-            _log.warning("Removing the incomplete %s", stale)
-            shutil.rmtree(stale)
     _log.info("Preparing %s from %s into %s", builder.dataset, manual or "code", path)
-    builder = type(builder)(
-        data_dir=builder._data_dir_root,
-        config=builder.builder_config,
-        file_format="array_record",
-    )
-    download = tfds.download.DownloadConfig(manual_dir=manual)
-    builder.download_and_prepare(download_config=download)
-    try:
-        for split, info in builder.info.splits.items():
-            builder.as_data_source(split)[info.num_examples - 1]
-    except Exception:
-        shutil.rmtree(path)  # a writer that met a full disk may not have said so
-        raise
+    listing = builder.listing(manual, builder.builder_config)
+    _report(builder, listing, command)
+    config = builder.builder_config
+    partial = path.parents[1] / _PARTIAL / f"{config.name}-{path.name}"
+    partial.mkdir(parents=True, exist_ok=True)
+    shards = plan_shards(listing.splits, name=builder.name, folder=partial)
+    wanted = {file for shard in shards for file in (shard.path, shard.note)}
+    for stale in set(partial.iterdir()) - wanted:
+        stale.unlink()
+    write_shards(shards, functools.partial(builder.encode, config=config), builder)
+    finish_shards(shards, builder, partial)
+    if path.exists():
+        _log.warning("Removing the incomplete %s", path)
+        shutil.rmtree(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial.rename(path)
+    with contextlib.suppress(OSError):  # another variant is being prepared
+        partial.parent.rmdir()
+    for shard in shards:
+        (path / shard.note.name).unlink()
+
+
+def _report(builder, listing, command: str) -> None:
+    """Logs what is left out and keeps its ids; refuses a split without examples."""
+    left_out: dict[str, list[str]] = {}
+    for finding in listing.findings:
+        left_out.setdefault(finding.kind, []).append(finding.id)
+    for kind, ids in left_out.items():
+        first = next(f.text for f in listing.findings if f.kind == kind)
+        _log.warning("%s, %d files, for instance: %s", kind, len(ids), first)
+    empty = [split for split, pairs in listing.splits.items() if not pairs]
+    if empty:
+        texts = " ".join(finding.text for finding in listing.findings[:2])
+        raise DataError(
+            f"Split {empty[0]!r} of {builder.dataset!r} has no example. {texts}",
+            hint="Image and label of an example share their name; see "
+            f"data_prep/{builder.dataset}.py. Then run: {command}",
+        )
+    builder.info.metadata["unlabelled_splits"] = list(listing.unlabelled)
+    builder.info.metadata["left_out"] = left_out
 
 
 def _complete(builder) -> bool:
@@ -140,7 +166,8 @@ def _faults_translated(root: pathlib.Path, command: str) -> Iterator[None]:
     except Exception as error:
         if _is_full(error, root):
             raise DataError(
-                f"No space left in {root} to prepare the dataset; nothing was kept.",
+                f"No space left in {root} to prepare the dataset; complete parts were "
+                "kept.",
                 hint="Free some space or set SFDA_JAX_DATA to another disk, then run: "
                 f"{command}",
             ) from error
