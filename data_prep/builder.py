@@ -61,7 +61,12 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         dataset: its registry name.
         spaces: class spaces that its labels map to, the default first.
         options: words that its variants know beside space and size.
+        numbers: words that take a number, e.g. `tile` in `tile512`.
         published: split → number of examples in the complete download.
+        groups: split → group → number of examples, where that is published too.
+        image_sizes: (height, width) of the published images; empty for any.
+        absent_classes: names of classes that no published label holds.
+        label_mend: where right labels are to be had, said when a file is none.
         reads_files: whether there are files to read at all.
         MANUAL_DOWNLOAD_INSTRUCTIONS: the layout that it reads.
     """
@@ -73,7 +78,12 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     dataset: str
     spaces: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     published: Mapping[str, int] = {}
+    groups: Mapping[str, Mapping[str, int]] = {}
+    image_sizes: tuple[tuple[int, int], ...] = ()
+    absent_classes: tuple[str, ...] = ()
+    label_mend: ClassVar[str] = "Write class values, not colours."
     reads_files: ClassVar[bool] = True
 
     @classmethod
@@ -86,13 +96,18 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         raise NotImplementedError
 
     @classmethod
+    def group_of(cls, example_id: str) -> str:
+        """The group, e.g. the city, of an example of a split in `groups`."""
+        return example_id.split("_")[0]
+
+    @classmethod
     def label_values(cls, path: pathlib.Path) -> np.ndarray:
         """The published class values `[H,W]` of a label file.
 
         Raises:
             DataError: missing, truncated, or not in the published encoding.
         """
-        return label_values(path, dataset=cls.dataset)
+        return label_values(path, dataset=cls.dataset, mend=cls.label_mend)
 
     @classmethod
     def label_table(cls, pair: Pair, config: SegmentationConfig) -> np.ndarray:
@@ -154,10 +169,11 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
                 size = (int(match[1]), int(match[2]))
             elif part in cls.spaces:
                 space = part
-            elif part in cls.options:
+            elif part in cls.options or _word(part) in cls.numbers:
                 options.append(part)
             else:
-                known = [*cls.spaces, *cls.options]
+                numbers = [f"{word}NUMBER" for word in cls.numbers]
+                known = [*cls.spaces, *cls.options, *numbers]
                 raise DataError(
                     f"Dataset {cls.dataset!r} has no variant {variant!r}: unknown "
                     f"{part!r}.{closest(part, known)}",
@@ -210,6 +226,11 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     def _generate_examples(self, pairs: tuple[Pair, ...]) -> Iterator[tuple[str, dict]]:
         for pair in pairs:
             yield pair.id, self.encode(pair, self.builder_config)
+
+
+def _word(part: str) -> str:
+    """`tile` of `tile512`; empty where no number ends it."""
+    return part.rstrip("0123456789") if part[-1].isdigit() else ""
 
 
 def check_sizes(

@@ -22,8 +22,9 @@ class CamvidDayDusk(SegmentationBuilder):
     labels or labels_eval_only beside it.
     """
     dataset = "camvid"
-    spaces = ("camvid11",)
+    spaces = ("camvid11", "cityscapes19")
     splits = ("day_train", "day_val", "dusk_train", "dusk_test")
+    image_sizes = ((360, 480),)
     published = {  # noqa: RUF012
         split: len(read_names(_LISTS / f"camvid_{split}.txt")) for split in splits
     }

@@ -20,8 +20,14 @@ class Gta5Segmentation(SegmentationBuilder):
     labels/*.png (same names).
     """
     dataset = "gta5"
-    spaces = ("cityscapes19", "synthia16")
+    spaces = ("cityscapes19", "synthia16", "crosscity13")
     published = {"train": 24904}  # noqa: RUF012
+    image_sizes = ((1052, 1914), (1046, 1914))
+    label_mend = (
+        "Extract the publisher's label archives again and copy the files without "
+        "opening them: programs that expand palettes (OpenCV, Pillow's convert) have "
+        "replaced the indices, which are the ids, by colours."
+    )
 
     @classmethod
     def listing(cls, root, config):
@@ -38,6 +44,7 @@ class Gta5Segmentation(SegmentationBuilder):
             Finding(
                 kind="defect",
                 id=pair.id,
+                pair=pair,
                 text=f"{pair.image} is in {_EXCLUDED.name}: left out.",
             )
             for pair in pairs

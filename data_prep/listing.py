@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from data_prep.reading import IMAGE_SUFFIXES, fault
 
@@ -33,12 +33,14 @@ class Finding:
         text: one sentence, the file named in it.
         id: of the example.
         error: False for what is listed, left out and lived with.
+        pair: the files, where both are there.
     """
 
     kind: str
     text: str
     id: str = ""
     error: bool = False
+    pair: Pair | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,11 +51,13 @@ class Listing:
         splits: split → its examples.
         findings: files that were left out, and why.
         unlabelled: splits whose examples have no labels.
+        published: counts that hold for this packaging instead of the builder's.
     """
 
     splits: Mapping[str, tuple[Pair, ...]]
     findings: tuple[Finding, ...] = ()
     unlabelled: tuple[str, ...] = ()
+    published: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def sorted_files(
@@ -88,6 +92,12 @@ def sorted_files(
     return files
 
 
+def unzipped(root: pathlib.Path, name: str) -> list[pathlib.Path]:
+    """The folders of that name: the root's own, and those of archives beside it."""
+    folders = (root / name, *sorted(root.glob(f"*/{name}")))
+    return [folder for folder in folders if folder.is_dir()]
+
+
 def stem_of(path: pathlib.Path) -> str:
     """The file's name without its suffix: the id of most datasets."""
     return path.stem
@@ -107,26 +117,39 @@ def by_id(
         dataset: for the error.
 
     Raises:
-        DataError: two files of one id.
+        DataError: two files of one id; all such ids are named.
     """
     found: dict[str, pathlib.Path] = {}
+    twice: dict[str, pathlib.Path] = {}
     for path in files:
         key = name(path)
-        if key in found:
-            raise fault(
-                f"{found[key]} and {path} share the id {key!r}, expected one file an "
-                "id.",
-                dataset=dataset,
-                mend="Remove or rename one of the two.",
-            )
-        found[key] = path
+        (twice if key in found else found)[key] = path
+    if twice:
+        first, *others = twice
+        also = f" So do the files of {', '.join(others)}." if others else ""
+        raise fault(
+            f"{found[first]} and {twice[first]} share the id {first!r}, expected one "
+            f"file an id.{also}",
+            dataset=dataset,
+            mend="Remove or rename one of the two.",
+            kind="two files of one id",
+        )
     return found
 
 
 def paired(
-    images: Mapping[str, pathlib.Path], labels: Mapping[str, pathlib.Path]
+    images: Mapping[str, pathlib.Path],
+    labels: Mapping[str, pathlib.Path],
+    *,
+    known: Container[str] = (),
 ) -> tuple[tuple[Pair, ...], tuple[Finding, ...]]:
-    """Examples that have both files, in the images' order; the rest as findings."""
+    """Examples that have both files, in the images' order; the rest as findings.
+
+    Args:
+        images: id → file.
+        labels: id → file.
+        known: ids that were published without the other file: defects.
+    """
     pairs = tuple(
         Pair(id=key, image=path, label=labels[key])
         for key, path in images.items()
@@ -137,7 +160,11 @@ def paired(
         *((k, f"{p} has no image") for k, p in labels.items() if k not in images),
     ]
     findings = tuple(
-        Finding(kind="unpaired", id=key, text=f"{text}: left out.")
+        Finding(
+            kind="defect" if key in known else "unpaired",
+            id=key,
+            text=f"{text}{', as published' if key in known else ''}: left out.",
+        )
         for key, text in alone
     )
     return pairs, findings

@@ -4,11 +4,13 @@ import pathlib
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from data_prep.builder import SegmentationBuilder
 from data_prep.listing import Listing, by_id, paired, sorted_files
-from data_prep.reading import fault
+from data_prep.reading import fault, opened
 from sfda_jax.data.label_maps import LABEL_MAPS
+from sfda_jax.data.wrong_labels import class_colours
 
 _LANE_MARKING, _ROAD = 22, 0
 
@@ -25,9 +27,11 @@ class SynthiaRandCityscapes(SegmentationBuilder):
     synthia-dataset.net; manual_dir may also be RAND_CITYSCAPES itself.
     """
     dataset = "synthia"
-    spaces = ("synthia16", "cityscapes19")
+    spaces = ("synthia16", "cityscapes19", "crosscity13")
     options = ("lanes_as_road",)
     published = {"train": 9400}  # noqa: RUF012
+    image_sizes = ((760, 1280),)
+    absent_classes = ("terrain", "truck", "train")
 
     @classmethod
     def listing(cls, root, config):
@@ -48,7 +52,7 @@ class SynthiaRandCityscapes(SegmentationBuilder):
 
     @classmethod
     def label_table(cls, pair, config):
-        """The 16- or 19-class map; CRST's differs in one entry."""
+        """The map of the class space; CRST's differs in one entry."""
         table = LABEL_MAPS["synthia", config.space]
         if "lanes_as_road" in config.options:
             table = table.copy()
@@ -60,32 +64,42 @@ def label_channels(path: pathlib.Path) -> np.ndarray:
     """Class and instance ids, uint16[H,W,2], of a published label file.
 
     Raises:
-        DataError: missing, damaged, of eight bits, or without any class.
+        DataError: missing, damaged, of eight bits, grey, or without any class.
     """
-    pixels = None
-    if path.is_file():
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
-    if pixels is None:
+    data, image = opened(path, dataset="synthia")
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    found = _no_label(image, pixels)
+    if found:
         raise fault(
-            f"{path} is missing or does not decode, expected a 16-bit PNG.",
+            f"{path} {found}, expected 16-bit RGB (red = class id 0–22, green = "
+            "instance id).",
             dataset="synthia",
-            mend="Extract the archive again.",
-        )
-    if pixels.dtype != np.uint16 or pixels.ndim != 3:
-        raise fault(
-            f"{path} holds {pixels.dtype}{list(pixels.shape)}, expected 16-bit RGB "
-            "(red = class, green = instance).",
-            dataset="synthia",
-            mend="Use GT/LABELS as published, not GT/COLOR or a converted copy.",
-        )
-    if not pixels[..., 2].any():
-        raise fault(
-            f"{path} holds class 0 only, expected ids 0–22 in the red channel.",
-            dataset="synthia",
-            mend="Use the file as published: an 8-bit copy has lost its ids.",
+            mend="Extract GT/LABELS of SYNTHIA-RAND-CITYSCAPES again and copy the "
+            "files without opening them.",
+            kind="encoding",
         )
     return pixels[..., :0:-1]  # OpenCV orders blue, green, red
+
+
+def _no_label(image: Image.Image, pixels: np.ndarray) -> str:
+    """What is wrong with decoded pixels, uint8 or uint16 `[H,W(,3)]`; else empty."""
+    if pixels.ndim == 2:
+        return f"holds one channel of {pixels.dtype}: a converted copy"
+    red = pixels[..., 2]
+    if pixels.dtype == np.uint16:
+        if not red.any():
+            return "holds class 0 only: its class ids are lost, or were never drawn"
+        if red.max() > _LANE_MARKING:
+            return f"holds id {red.max()}, which this set does not have"
+        return ""
+    if not red.any():
+        return (
+            "holds 8 bits a channel and class 0 only: a reader of 8 bits, such as "
+            "Pillow or OpenCV's default, has kept the high bytes, which are zero"
+        )
+    if class_colours(image):
+        return "holds 8 bits a channel in class colours: a file of GT/COLOR"
+    return "holds 8 bits a channel: a converted copy, or a file of GT/COLOR"
 
 
 Builder = SynthiaRandCityscapes

@@ -42,45 +42,51 @@ def lookup_table(
     return table
 
 
-def _to_sixteen(ids: Mapping[int, int]) -> dict[int, int]:
-    sixteen = {wide: i for i, wide in enumerate(SYNTHIA16_TO_CITYSCAPES19)}
-    return {value: sixteen[i] for value, i in ids.items() if i in sixteen}
+def _into(space: str, ids: Mapping[int, int]) -> dict[int, int]:
+    """Value → train id of a space, from value → train id of the 19 classes."""
+    wide = CLASS_SPACES["cityscapes19"].names
+    narrow = {name: i for i, name in enumerate(CLASS_SPACES[space].names)}
+    return {v: narrow[wide[i]] for v, i in ids.items() if wide[i] in narrow}
 
 
 _CITYSCAPES = {value: i for i, value in enumerate(_CITYSCAPES_LABEL_IDS)}
-_SYNTHIA_16 = {value: i for i, value in enumerate(_SYNTHIA_IDS_16)}
-_SYNTHIA_19 = {
-    **{value: SYNTHIA16_TO_CITYSCAPES19[i] for value, i in _SYNTHIA_16.items()},
+_SYNTHIA = {
+    **{v: SYNTHIA16_TO_CITYSCAPES19[i] for i, v in enumerate(_SYNTHIA_IDS_16)},
     **{16: 9, 18: 14, 20: 16},  # terrain, truck, train: listed, but never drawn
 }
-_TRAIN_IDS = {i: i for i in range(19)}
-# 255 is the byte that the id -1 (licence plate) becomes in an 8-bit file.
-_CITYSCAPES_PUBLISHED = (*range(34), 255)
-_GTA5_PUBLISHED = (*range(35), 255)
+_CAMVID = (10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 12)
+_DRIVING_SPACES = ("cityscapes19", "synthia16", "crosscity13")
+
+# dataset → (value → one of the 19 classes, all published values); 255 is the byte that
+# the id -1 (licence plate) becomes in an 8-bit file
+_DRIVING = {
+    "cityscapes": (_CITYSCAPES, (*range(34), 255)),
+    "gta5": (_CITYSCAPES, (*range(35), 255)),
+    "synthia": (_SYNTHIA, range(23)),
+    "train_ids": ({i: i for i in range(19)}, (*range(19), 255)),
+}
 
 LABEL_MAPS: Mapping[tuple[str, str], np.ndarray] = {
-    ("cityscapes", "cityscapes19"): lookup_table(
-        _CITYSCAPES, ignored=_CITYSCAPES_PUBLISHED
-    ),
-    ("cityscapes", "synthia16"): lookup_table(
-        _to_sixteen(_CITYSCAPES), ignored=_CITYSCAPES_PUBLISHED
-    ),
-    ("gta5", "cityscapes19"): lookup_table(_CITYSCAPES, ignored=_GTA5_PUBLISHED),
-    ("gta5", "synthia16"): lookup_table(
-        _to_sixteen(_CITYSCAPES), ignored=_GTA5_PUBLISHED
-    ),
-    ("synthia", "cityscapes19"): lookup_table(_SYNTHIA_19, ignored=range(23)),
-    ("synthia", "synthia16"): lookup_table(_SYNTHIA_16, ignored=range(23)),
-    ("train_ids", "cityscapes19"): lookup_table(_TRAIN_IDS, ignored=(255,)),
-    ("train_ids", "synthia16"): lookup_table(
-        _to_sixteen(_TRAIN_IDS), ignored=(*range(19), 255)
-    ),
+    **{
+        (dataset, space): lookup_table(_into(space, ids), ignored=published)
+        for dataset, (ids, published) in _DRIVING.items()
+        for space in _DRIVING_SPACES
+    },
     ("camvid", "camvid11"): lookup_table({i: i for i in range(11)}, ignored=(11,)),
+    # signs hold traffic lights, cars trucks and buses, bicyclists their bicycles
+    ("camvid", "cityscapes19"): lookup_table(dict(enumerate(_CAMVID)), ignored=(11,)),
+    ("polyps", "polyp2"): lookup_table({0: 0, 255: 1}),
+    ("isprs", "isprs6"): lookup_table({i: i for i in range(6)}, ignored=(6,)),
 }
-"""(dataset, class space) → table. `train_ids` is the 19-class ids, already mapped."""
+"""(dataset, class space) → table.
+
+`train_ids` is the 19-class ids, already mapped; `cityscapes` the label ids, which ACDC,
+Dark Zurich and CrossCity publish too.
+"""
 
 
-def _as_ranges(values: np.ndarray) -> str:
+def as_ranges(values: np.ndarray) -> str:
+    """`0–3, 7` of ascending integers."""
     runs = np.split(values, np.flatnonzero(np.diff(values) != 1) + 1)
     return ", ".join(
         str(run[0]) if len(run) == 1 else f"{run[0]}–{run[-1]}" for run in runs
@@ -108,12 +114,12 @@ def apply_label_map(
     if label.size and (label.min() < 0 or label.max() > 255):
         bad = label[(label < 0) | (label > 255)][0]
     else:
-        counts = np.bincount(label.reshape(-1), minlength=256)
-        strays = np.flatnonzero((counts > 0) & (table == UNMAPPED))
-        if not strays.size:
-            return table[label]
-        bad = strays[0]
-    known = _as_ranges(np.flatnonzero(table != UNMAPPED))
+        train_ids = table[label]
+        strays = train_ids == UNMAPPED
+        if not strays.any():
+            return train_ids
+        bad = label[strays].min()
+    known = as_ranges(np.flatnonzero(table != UNMAPPED))
     raise DataError(
         f"{path} holds value {bad}, not in the label map of {dataset!r} (ids {known}).",
         hint=f"Mend or remove the file, then run: python -m data_prep {dataset} "

@@ -33,6 +33,35 @@ def test_sixteen_classes_follow_nineteen():
     }
 
 
+def test_thirteen_classes_are_sixteen_without_three():
+    for dataset in ("cityscapes", "gta5", "synthia", "train_ids"):
+        sixteen, thirteen = (
+            LABEL_MAPS[dataset, space] for space in ("synthia16", "crosscity13")
+        )
+        kept = {i for i in range(16) if i not in (3, 4, 5)}  # wall, fence, pole
+        for value in range(256):
+            wide, narrow = int(sixteen[value]), int(thirteen[value])
+            if wide in kept:
+                assert narrow == sorted(kept).index(wide)
+            else:
+                assert narrow == (UNMAPPED if wide == UNMAPPED else IGNORE)
+
+
+def test_camvid_among_the_cityscapes_classes():
+    ours, theirs = class_space("camvid11").names, class_space("cityscapes19").names
+    table = LABEL_MAPS["camvid", "cityscapes19"]
+    renamed = {
+        "pavement": "sidewalk",
+        "tree": "vegetation",
+        "sign": "traffic sign",
+        "pedestrian": "person",
+        "bicyclist": "rider",
+    }
+    for i, name in enumerate(ours):
+        assert theirs[table[i]] == renamed.get(name, name)
+    assert table[11] == IGNORE
+
+
 def test_apply_label_map_names_value_file_and_range():
     label = np.array([[7, 8], [37, 7]], np.uint8)
     table = LABEL_MAPS["cityscapes", "cityscapes19"]
