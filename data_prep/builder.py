@@ -179,7 +179,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
                     f"{part!r}.{closest(part, known)}",
                     hint=f"Known: {', '.join(known)}, HEIGHTxWIDTH, joined by '-'.",
                 )
-        config = SegmentationConfig(space=space, options=tuple(options), size=size)
+        chosen = tuple(sorted(set(options)))  # one name, so one prepared set
+        config = SegmentationConfig(space=space, options=chosen, size=size)
         if manual_dir is not None and (manual_dir / cls.dataset).is_dir():
             manual_dir = manual_dir / cls.dataset
         return config, manual_dir
