@@ -126,7 +126,7 @@ def label_values(
             f"{path} is {found}, expected a label: a PNG of one channel whose pixels "
             "are class values.",
             dataset=dataset,
-            mend=mend,
+            mend="Save labels as PNG." if image.format == "JPEG" else mend,
             kind="encoding",
         )
     if image.mode == "1":

@@ -90,7 +90,7 @@ def _no_label(image: Image.Image, pixels: np.ndarray) -> str:
         if not red.any():
             return "holds class 0 only: its class ids are lost, or were never drawn"
         if red.max() > _LANE_MARKING:
-            return f"holds id {red.max()}, which this set does not have"
+            return f"holds id {red.max()}: of another SYNTHIA set with its own ids"
         return ""
     if not red.any():
         return (
