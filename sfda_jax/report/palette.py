@@ -7,8 +7,8 @@ from jaxtyping import Float, Integer, UInt8
 from sfda_jax.tasks import ClassSpace
 from sfda_jax.types import IGNORE
 
-IGNORE_COLOR = (236, 236, 232)
-"""RGB of pixels without a class: near white, far from every class of every palette."""
+IGNORE_COLOR = (206, 202, 194)
+"""RGB of pixels without a class: sand grey, far from every class of every palette."""
 
 _VIRIDIS = cv2.applyColorMap(
     np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_VIRIDIS
@@ -22,6 +22,25 @@ def colorize(
     table = np.tile(np.array(IGNORE_COLOR, np.uint8), (IGNORE + 1, 1))
     table[: classes.num_classes] = classes.palette
     return table[np.clip(labels, 0, IGNORE)]
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"],
+    labels: Integer[np.ndarray, "h w"],
+    classes: ClassSpace,
+    *,
+    weight: float = 0.55,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """An image under its class colours, and `IGNORE_COLOR` where it has no class.
+
+    Args:
+        image: RGB.
+        labels: train ids.
+        classes: names and palette.
+        weight: of the colours, in [0, 1].
+    """
+    mixed = (1 - weight) * image + weight * colorize(labels, classes)
+    return np.rint(mixed).astype(np.uint8)
 
 
 def colorize_confidence(

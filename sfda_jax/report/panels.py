@@ -21,8 +21,9 @@ TITLES: Mapping[str, str] = {
 }
 """Column titles of the usual keys, in the usual order."""
 
-_PAPER, _INK, _FAINT = (255, 255, 255), (32, 36, 42), (108, 114, 124)
-_GAP, _MARGIN, _TITLE, _CAPTION, _BAR = 10, 16, 24, 28, 26
+PAPER, INK, FAINT = (255, 255, 255), (32, 36, 42), (108, 114, 124)
+MARGIN = 16
+_GAP, _TITLE, _CAPTION, _BAR = 10, 24, 28, 26
 
 
 def compose_panel(
@@ -50,7 +51,7 @@ def compose_panel(
     keys = list(dict.fromkeys(k for row in rows for k in row if k != "id"))
     columns = [k for k in titles if k in keys] + [k for k in keys if k not in titles]
     per_line = min(per_line, len(columns))
-    width = 2 * _MARGIN + per_line * (cell_width + _GAP) - _GAP
+    width = 2 * MARGIN + per_line * (cell_width + _GAP) - _GAP
     blocks = []
     for row in rows:
         if row.get("id"):
@@ -65,13 +66,11 @@ def compose_panel(
                 for key in present[start : start + per_line]
             ]
             blocks.append(_cell_line(line, width, cell_width))
-    blocks.append(_legend(classes, width))
+    blocks.append(class_legend(classes, width))
     if any(_is_confidence(value) for row in rows for value in row.values()):
         blocks.append(_confidence_bar(width))
-    sheet = Image.new(
-        "RGB", (width, 2 * _MARGIN + sum(b.height for b in blocks)), _PAPER
-    )
-    y = _MARGIN
+    sheet = Image.new("RGB", (width, 2 * MARGIN + sum(b.height for b in blocks)), PAPER)
+    y = MARGIN
     for block in blocks:
         sheet.paste(block, (0, y))
         y += block.height
@@ -79,8 +78,8 @@ def compose_panel(
 
 
 def _text_line(text: str, width: int) -> Image.Image:
-    line = Image.new("RGB", (width, _CAPTION), _PAPER)
-    ImageDraw.Draw(line).text((_MARGIN, 4), text, _FAINT, font=_font(15))
+    line = Image.new("RGB", (width, _CAPTION), PAPER)
+    ImageDraw.Draw(line).text((MARGIN, 4), text, FAINT, font=text_font(15))
     return line
 
 
@@ -88,11 +87,11 @@ def _cell_line(
     cells: Sequence[tuple[str, np.ndarray]], width: int, cell_width: int
 ) -> Image.Image:
     height = _TITLE + max(cell.shape[0] for _, cell in cells) + _GAP
-    line = Image.new("RGB", (width, height), _PAPER)
+    line = Image.new("RGB", (width, height), PAPER)
     draw = ImageDraw.Draw(line)
     for index, (title, cell) in enumerate(cells):
-        x = _MARGIN + index * (cell_width + _GAP)
-        draw.text((x, 1), title, _INK, font=_font(16))
+        x = MARGIN + index * (cell_width + _GAP)
+        draw.text((x, 1), title, INK, font=text_font(16))
         line.paste(Image.fromarray(cell), (x, _TITLE))
     return line
 
@@ -114,37 +113,42 @@ def _cell(array: np.ndarray, classes: ClassSpace, width: int) -> np.ndarray:
     return cv2.resize(colors, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def text_font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """The typeface of all pictures."""
     return ImageFont.load_default(size)
 
 
-def _legend(classes: ClassSpace, width: int) -> Image.Image:
+def class_legend(classes: ClassSpace, width: int) -> Image.Image:
     """Swatches with class names, as many lines as they need."""
-    font, line, swatch = _font(15), 25, 15
+    font, line, swatch = text_font(15), 25, 15
     entries = [*zip(classes.names, classes.palette.tolist(), strict=True)]
     entries.append(("no label", list(IGNORE_COLOR)))
-    places, x, y = [], _MARGIN, 8
+    places, x, y = [], MARGIN, 8
     for name, color in entries:
         wide = swatch + 7 + round(font.getlength(name)) + 20
-        if x > _MARGIN and x + wide > width - _MARGIN:
-            x, y = _MARGIN, y + line
+        if x > MARGIN and x + wide > width - MARGIN:
+            x, y = MARGIN, y + line
         places.append((x, y, name, tuple(color)))
         x += wide
-    legend = Image.new("RGB", (width, y + line), _PAPER)
+    legend = Image.new("RGB", (width, y + line), PAPER)
     draw = ImageDraw.Draw(legend)
     for x, y, name, color in places:
         box = (x, y + 1, x + swatch, y + 1 + swatch)
         draw.rectangle(box, fill=color, outline=(190, 194, 200))
-        draw.text((x + swatch + 7, y - 1), name, _INK, font=font)
+        draw.text((x + swatch + 7, y - 1), name, INK, font=font)
     return legend
 
 
 def _confidence_bar(width: int) -> Image.Image:
-    line, font, label = Image.new("RGB", (width, _BAR), _PAPER), _font(15), "Confidence"
+    line, font, label = (
+        Image.new("RGB", (width, _BAR), PAPER),
+        text_font(15),
+        "Confidence",
+    )
     draw = ImageDraw.Draw(line)
     ramp = np.broadcast_to(np.linspace(0, 1, 180), (14, 180))
-    draw.text((_MARGIN, 4), label + "   0", _INK, font=font)
-    x = _MARGIN + round(font.getlength(label + "   0")) + 8
+    draw.text((MARGIN, 4), label + "   0", INK, font=font)
+    x = MARGIN + round(font.getlength(label + "   0")) + 8
     line.paste(Image.fromarray(colorize_confidence(ramp)), (x, 7))
-    draw.text((x + 188, 4), "1", _INK, font=font)
+    draw.text((x + 188, 4), "1", INK, font=font)
     return line

@@ -29,6 +29,7 @@ LAYERS = {
     "train": 4,
     "overrides": 5,
     "config": 5,
+    "checking": 5,
     "commands": 5,
     "main": 5,
 }
@@ -37,7 +38,8 @@ SAME_LAYER = {
     "losses": {"ops"},
     "models": {"ops"},
     "config": {"overrides"},
-    "commands": {"config"},
+    "checking": {"config"},
+    "commands": {"checking", "config"},
     "main": {"commands"},
     "report": {"evaluation"},
     "registry": {"errors"},

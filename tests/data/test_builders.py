@@ -58,7 +58,7 @@ def test_synthia_refuses_an_eight_bit_copy(shared_data, tmp_path):
     shutil.copytree(shared_data / "formats" / "synthia" / "RAND_CITYSCAPES", root)
     label = root / "GT" / "LABELS" / "0000000.png"
     Image.open(label).save(label)  # as a reader of eight bits would write it
-    with pytest.raises(DataError, match=r"0000000\.png holds uint8.*expected 16-bit"):
+    with pytest.raises(DataError, match=r"0000000\.png holds 8 bits .*expected 16-bit"):
         prepare("synthia", data_dir=tmp_path, manual_dir=root)
     cv2.imwrite(str(label), np.zeros((48, 96, 3), np.uint16))
     with pytest.raises(DataError, match="holds class 0 only"):

@@ -92,6 +92,19 @@ def write_fake_run(folder, *, steps=900):
         "num_parameters": 43795724,
         "steps": {"source": 300, "adapt": 600},
         "source_val_mIoU": 61.0,
+        "lists": {
+            "source": {
+                "dataset": "gta5",
+                "split": "train",
+                "list": "gta5_iast",
+                "listed": 24941,
+                "sha256": "a1b2c3d4" * 8,
+                "defects": 62,
+                "absent": 0,
+                "used": 24879,
+                "used_sha256": "e5f60718" * 8,
+            }
+        },
     }
     lines = []
     for tick in range(steps):

@@ -38,6 +38,13 @@ def test_shows_the_headline_with_subset_and_network(page, run_dir):
         assert text in page
 
 
+def test_names_the_list_of_training_images(page):
+    text = re.sub(r"<[^>]+>", "", page)
+    assert "list gta5_iast: 24941 listed, 62 published defects left out" in text
+    assert "24879 used" in text and "partial copy" not in text
+    assert "a1b2c3d4a1b2c3d4" in text and "e5f60718e5f60718" in text
+
+
 def test_charts_and_tables_are_there(page):
     titles = re.findall(r"<h3>(.*?)</h3>", page)
     assert "mIoU19 on real_val, %" in titles and "Pseudo-labels, %" in titles
