@@ -19,6 +19,8 @@ from ml_collections import ConfigDict
 
 
 def get_config():
+    train = {"train": "train"}
+    cityscapes = {"dataset": "cityscapes", "train_list": "cityscapes_dtst"}
     return ConfigDict(
         {
             "name": "g2c",
@@ -28,8 +30,8 @@ def get_config():
                 "classes": "cityscapes19",
                 "headline": "mIoU19",
                 "source_free": True,
-                "source": {"dataset": "gta5", "train": "train"},
-                "target": {"dataset": "cityscapes", "train": "train", "eval": "val"},
+                "source": {"dataset": "gta5", "train_list": "gta5_all", **train},
+                "target": {**cityscapes, **train, "eval": "val"},
             },
             "model": {"name": "deeplab_v2"},
             "evaluation": {"size": (768, 1536), "batch_size": 1, "every": 1000},
@@ -37,7 +39,7 @@ def get_config():
             "stages": {
                 "source": {
                     "method": "source_only",
-                    "settings": {"size": (720, 1280)},
+                    "settings": {"size": (720, 1280), "sampling": "rare_class"},
                     "optimizer": {"learning_rate": 5e-4, "max_steps": 31250},
                     "rounds": ({"num_steps": 20000},),
                 },

@@ -15,8 +15,9 @@ FULL, CROP = (640, 1280), (480, 960)
 
 
 def get_config():
-    synthia = {"dataset": "synthia", "train": "train", "variant": "synthia16"}
-    cityscapes = {"dataset": "cityscapes", "variant": "synthia16"}
+    train = {"train": "train", "variant": "synthia16"}
+    synthia = {"dataset": "synthia", "train_list": "synthia_all", **train}
+    cityscapes = {"dataset": "cityscapes", "train_list": "cityscapes_dtst", **train}
     return ConfigDict(
         {
             "name": "s2c",
@@ -27,7 +28,7 @@ def get_config():
                 "headline": "mIoU16",
                 "source_free": True,
                 "source": synthia,
-                "target": {**cityscapes, "train": "train", "eval": "val"},
+                "target": {**cityscapes, "eval": "val"},
             },
             "model": {"name": "deeplab_v2"},
             "evaluation": {"size": FULL, "batch_size": 1, "every": 1000},

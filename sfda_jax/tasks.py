@@ -31,7 +31,7 @@ class ClassSpace:
         return len(self.names)
 
 
-# name, RGB, member of the 16-class space, member of the 13-class average
+# name, RGB, in the 16-class space, in the 13-class average (the CrossCity space too)
 _CITYSCAPES = (
     ("road", (128, 64, 128), 1, 1),
     ("sidewalk", (244, 35, 232), 1, 1),
@@ -68,6 +68,17 @@ _CAMVID = (
     ("bicyclist", (0, 128, 192)),
 )
 
+_POLYP = (("background", (0, 0, 0)), ("polyp", (255, 255, 255)))
+
+_ISPRS = (
+    ("impervious surface", (255, 255, 255)),
+    ("building", (0, 0, 255)),
+    ("low vegetation", (0, 255, 255)),
+    ("tree", (0, 255, 0)),
+    ("car", (255, 255, 0)),
+    ("clutter", (255, 0, 0)),
+)
+
 
 def _space(name, rows, subsets):
     return ClassSpace(
@@ -83,6 +94,7 @@ def _ids(rows, column):
 
 
 _SIXTEEN = tuple(row for row in _CITYSCAPES if row[2])
+_THIRTEEN = tuple(row for row in _CITYSCAPES if row[3])
 
 CLASS_SPACES: Mapping[str, ClassSpace] = {
     space.name: space
@@ -101,10 +113,15 @@ CLASS_SPACES: Mapping[str, ClassSpace] = {
             _SIXTEEN,
             {"mIoU16": tuple(range(16)), "mIoU13": _ids(_SIXTEEN, 3)},
         ),
+        _space("crosscity13", _THIRTEEN, {"mIoU13": tuple(range(13))}),
         _space(
             "camvid11",
             _CAMVID,
             {"mIoU11": tuple(range(11)), "mIoU6": (0, 1, 3, 4, 5, 8)},
+        ),
+        _space("polyp2", _POLYP, {"mIoU2": (0, 1), "IoU_polyp": (1,)}),
+        _space(  # mIoU5: without clutter
+            "isprs6", _ISPRS, {"mIoU6": tuple(range(6)), "mIoU5": tuple(range(5))}
         ),
     )
 }
@@ -133,12 +150,15 @@ class Domain:
         train: split trained on (the target's without its labels).
         eval: labelled split evaluated on; empty where there is none.
         variant: builder configuration, e.g. an image size; empty for the only one.
+        train_list: which examples of `train`: a list of `data_prep/splits/lists.toml`,
+            or a text file of ids; empty for all that are prepared.
     """
 
     dataset: str
     train: str
     eval: str
     variant: str = ""
+    train_list: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ def prepare(
         root.mkdir(parents=True, exist_ok=True)
         builder = build()
         if not _complete(builder):
-            with _locked(root / f".{builder.name}.lock"):
+            with locked(root / f".{builder.name}.lock"):
                 builder = build()  # another process may have prepared it meanwhile
                 if not _complete(builder):
                     _generate(builder, manual, command)
@@ -147,7 +147,7 @@ def _complete(builder) -> bool:
 
 
 @contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
+def locked(path: pathlib.Path) -> Iterator[None]:
     """Holds a lock that the system releases even when the process is killed."""
     with open(path, "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

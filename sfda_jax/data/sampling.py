@@ -1,10 +1,10 @@
-"""Which images hold which class, and rare-class sampling of training images (DT-ST)."""
+"""Which images hold which class, and rare-class sampling of training images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int, UInt8
+from jaxtyping import Bool, Float32, Float64, Int, UInt8
 
 from sfda_jax.errors import DataError
 
@@ -12,7 +12,7 @@ MIN_CLASS_PIXELS = 50
 """An image holds a class from this many pixels of its label map on."""
 
 SUB_EPOCH = 500
-"""Draws after which the class counts start again."""
+"""Draws after which the class counts start again, in adaptation."""
 
 
 def classes_present(
@@ -182,3 +182,58 @@ def rsc_order(
         if len(order) >= num_samples:
             break
     return np.array(order[:num_samples], np.int64)
+
+
+def temperature_probabilities(
+    totals: Int[np.ndarray, "c"], temperature: float
+) -> tuple[Int[np.ndarray, "k"], Float32[np.ndarray, "k"]]:
+    """The classes that occur, rarest first, and the probability of drawing each.
+
+    softmax((1 - f) / T) with f a class's share of the labelled pixels: DAFormer (CVPR
+    2022), Eq. 7, in float32 as released. T = inf draws classes evenly.
+
+    Args:
+        totals: labelled pixels of each class.
+        temperature: T.
+    """
+    order = np.argsort(totals, kind="stable")
+    classes = order[totals[order] > 0]
+    shares = (totals[classes] / totals.sum()).astype(np.float32)
+    scores = (1 - shares) / np.float32(temperature)
+    weights = np.exp(scores - scores.max(initial=-np.inf))
+    return classes, weights / weights.sum()
+
+
+def temperature_order(
+    counts: Int[np.ndarray, "n c"],
+    rng: np.random.Generator,
+    *,
+    num_samples: int,
+    temperature: float,
+    min_pixels: int,
+) -> Int[np.ndarray, "{num_samples}"]:
+    """Positions of the training images to visit: a class, then one of its images.
+
+    Args:
+        counts: pixels of each class in each image.
+        rng: generator of the draws.
+        num_samples: length of the result.
+        temperature: of `temperature_probabilities`.
+        min_pixels: an image is a class's from this many of its pixels on; classes
+            without such an image are not drawn.
+
+    Raises:
+        DataError: no class has an image.
+    """
+    classes, probs = temperature_probabilities(counts.sum(0), temperature)
+    images = {int(c): np.flatnonzero(counts[:, c] >= min_pixels) for c in classes}
+    drawable = np.array([images[int(c)].size > 0 for c in classes], bool)
+    if not drawable.any():
+        raise DataError(
+            f"No class has {min_pixels} pixels or more in any of the {len(counts)} "
+            "images.",
+            hint="Lower min_class_pixels, or use uniform sampling.",
+        )
+    weights = np.where(drawable, probs, 0).astype(np.float64)
+    drawn = rng.choice(classes, num_samples, p=weights / weights.sum())
+    return np.array([rng.choice(images[int(c)]) for c in drawn], np.int64)

@@ -27,6 +27,9 @@ from sfda_jax.errors import DataError
 
 _log = logging.getLogger(__name__)
 
+IDS_FILE = "ids.json"
+"""Beside the shards: file → ids of its examples, so that no record need be read."""
+
 _FEW, _MANY = 8, 256  # examples a shard, of a small set and of a large one
 _SAMPLES = 4  # examples of a split that its size on disk is estimated from
 _MARGIN = 1.05
@@ -232,6 +235,8 @@ def finish_shards(
                 ),
             )
         )
+    ids = {shard.path.name: [pair.id for pair in shard.pairs] for shard in shards}
+    (folder / IDS_FILE).write_text(json.dumps(ids))
     builder.info.metadata["content"] = content.hexdigest()
     builder.info.set_splits(splits.SplitDict(infos))
     builder.info.write_to_directory(folder)

@@ -1,12 +1,15 @@
 """Random access to prepared examples; labels only for those who may read them."""
 
+import json
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from sfda_jax.data.preparation import prepare
+from sfda_jax.data.shards import IDS_FILE
 from sfda_jax.errors import DataError
 from sfda_jax.registry import closest
 from sfda_jax.tasks import ClassSpace
@@ -22,23 +25,31 @@ class Source:
 
     Args:
         directory: folder of the prepared set.
-        split: name of one of its splits.
+        split: name of one of its splits, or several joined by `+`.
         labelled: whether records carry their label.
+        pictured: whether records carry their image; False saves decoding it.
     """
 
-    def __init__(self, directory: str | os.PathLike, split: str, *, labelled: bool):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        split: str,
+        *,
+        labelled: bool,
+        pictured: bool = True,
+    ):
         self.directory = os.fspath(directory)
         self.split = split
         self.labelled = labelled
+        self.pictured = pictured
         self._records: Any = None
 
     def _open(self):
         if self._records is None:
             builder = tfds.builder_from_directory(self.directory)
-            skip = {"label": tfds.decode.SkipDecoding()}
-            self._records = builder.as_data_source(
-                self.split, decoders=None if self.labelled else skip
-            )
+            wanted = {"image": self.pictured, "label": self.labelled}
+            skip = {k: tfds.decode.SkipDecoding() for k, v in wanted.items() if not v}
+            self._records = builder.as_data_source(self.split, decoders=skip or None)
         return self._records
 
     def __len__(self) -> int:
@@ -48,7 +59,9 @@ class Source:
         if not 0 <= index < len(self):
             raise IndexError(f"{index} is outside {self!r} of {len(self)} examples")
         example = self._open()[int(index)]
-        record = {"image": example["image"], "id": example["id"].decode()}
+        record = {"id": example["id"].decode()}
+        if self.pictured:
+            record["image"] = example["image"]
         if self.labelled:
             record["label"] = example["label"][..., 0]
         return record
@@ -61,33 +74,68 @@ class Source:
 
 
 def open_split(
-    dataset: str | tfds.core.DatasetBuilder, split: str, *, labelled: bool, **where
+    dataset: str | tfds.core.DatasetBuilder,
+    split: str,
+    *,
+    labelled: bool,
+    pictured: bool = True,
+    **where,
 ) -> Source:
     """The examples of one split of a dataset, prepared first if need be.
 
     Args:
         dataset: a builder from `prepare`, or a dataset's name.
-        split: e.g. `train`.
+        split: e.g. `train`, or `fog_train+night_train` for both.
         labelled: False for target training images: their labels are never read.
+        pictured: False where labels alone are wanted.
         **where: `data_dir`, `manual_dir`, `variant` of `prepare`, with a name.
 
     Raises:
         DataError: no such split; labels asked of a split that has none.
     """
     builder = prepare(dataset, **where) if isinstance(dataset, str) else dataset
+    for part in _parts(builder, split):
+        if labelled and part in builder.info.metadata["unlabelled_splits"]:
+            raise DataError(
+                f"{builder.info.full_name} was prepared without labels of {part!r}, "
+                "and they are asked for.",
+                hint=f"Add the label files, delete {builder.data_dir}, prepare it "
+                "again.",
+            )
+    return Source(builder.data_dir, split, labelled=labelled, pictured=pictured)
+
+
+def example_ids(builder: tfds.core.DatasetBuilder, split: str) -> list[str]:
+    """Ids of a prepared split's examples, in order, without reading a record.
+
+    Args:
+        builder: of a prepared set.
+        split: one of its splits, or several joined by `+`.
+
+    Raises:
+        DataError: no such split.
+    """
+    _parts(builder, split)
+    path = pathlib.Path(builder.data_dir) / IDS_FILE
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    ids: list[str] = []
+    for part in builder.info.splits[split].file_instructions:
+        names = stored[pathlib.Path(part.filename).name]
+        ids += names[part.skip : part.skip + part.take]
+    return ids
+
+
+def _parts(builder: tfds.core.DatasetBuilder, split: str) -> list[str]:
+    """The splits that are joined by `+`, all of them known."""
     splits = list(builder.info.splits)
-    if split not in splits:
-        raise DataError(
-            f"{builder.info.full_name} has no split {split!r}.{closest(split, splits)}",
-            hint=f"Known splits: {', '.join(splits)}.",
-        )
-    if labelled and split in builder.info.metadata["unlabelled_splits"]:
-        raise DataError(
-            f"{builder.info.full_name} was prepared without labels of {split!r}, and "
-            "they are asked for.",
-            hint=f"Add the label files, delete {builder.data_dir}, prepare it again.",
-        )
-    return Source(builder.data_dir, split, labelled=labelled)
+    for part in split.split("+"):
+        if part not in splits:
+            raise DataError(
+                f"{builder.info.full_name} has no split {part!r}."
+                f"{closest(part, splits)}",
+                hint=f"Known splits: {', '.join(splits)}; several are joined by '+'.",
+            )
+    return split.split("+")
 
 
 def dataset_classes(builder: tfds.core.DatasetBuilder) -> ClassSpace:

@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, UInt32
 
+from sfda_jax.data.statistics import ClassPixels
 from sfda_jax.tasks import Task
 from sfda_jax.types import (
     AdaptState,
@@ -63,6 +64,18 @@ class RoundContext(Protocol):
 
     def images(self, domain: str) -> RandomAccess:
         """The training split, random access; target records carry no `label`."""
+
+    def class_pixels(self, domain: str) -> ClassPixels:
+        """Pixels of each class in each training image of the source, in its order."""
+
+    def class_maps(
+        self, domain: str, size: tuple[int, int]
+    ) -> UInt32[np.ndarray, "c h w"]:
+        """In how many of the source's training images each class lies at each pixel.
+
+        Labels are resized to `size` (height, width), nearest: the counts that
+        `data.statistics` makes spatial priors of.
+        """
 
     def forward(
         self,

@@ -35,7 +35,9 @@ def plan(recipe: Recipe) -> str:
             continue
         labels = "labelled" if domain == "source" else "no labels"
         count = len(access.train(domain))
-        text = f"  {domain}: {side.dataset} {side.train} ({count} images, {labels})"
+        chosen = f", list {side.train_list}" if side.train_list else ""
+        text = f"  {domain}: {side.dataset} {side.train}{chosen} "
+        text += f"({count} images, {labels})"
         if side.eval:
             text += f", {side.eval} ({len(access.eval(domain))} labelled)"
         lines.append(text)

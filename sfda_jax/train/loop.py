@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from sfda_jax.data.access import DataAccess
+from sfda_jax.data.lists import describe
 from sfda_jax.data.streams import open_stream
 from sfda_jax.errors import TrainingError
 from sfda_jax.train import recipe as recipes
@@ -66,7 +67,11 @@ def adapt(recipe: Recipe, run_dir: pathlib.Path) -> None:
     """
     parallel = make_parallel(recipe.parallel.mode, recipe.parallel.devices)
     access = make_access(recipe)
-    write_json(run_dir / "environment.json", environment(access.fingerprints()))
+    chosen = access.used_lists()
+    for domain, record in chosen.items():
+        _log.info("%s", describe(domain, record))
+    found = environment(access.fingerprints(), chosen)
+    write_json(run_dir / "environment.json", found)
     ends = [
         recipes.tick(recipe, recipes.stage_end(recipe, s))
         for s in range(len(recipe.stages))
@@ -97,6 +102,7 @@ def make_access(recipe: Recipe) -> DataAccess:
         data_dir=data.data_dir,
         manual_dirs=data.manual_dirs,
         generated_size=data.generated_size if data.generated else None,
+        partial=data.partial,
     )
 
 

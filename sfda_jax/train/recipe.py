@@ -20,6 +20,8 @@ class DataSettings:
         manual_dirs: dataset name → folder of the original download.
         workers: reader processes; 0 reads with threads (no start-up cost).
         threads: reader threads where there are no workers.
+        partial: the files are part of the published ones: train on what there is of
+            a task's lists instead of refusing to.
         generated: procedural images instead of every dataset (benchmarks only).
         generated_size: (height, width) of those images.
     """
@@ -28,6 +30,7 @@ class DataSettings:
     manual_dirs: Mapping[str, str] = dataclasses.field(default_factory=dict)
     workers: int = 0
     threads: int = 2
+    partial: bool = False
     generated: bool = False
     generated_size: tuple[int, int] = (1024, 2048)
 

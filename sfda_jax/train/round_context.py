@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PyTree, UInt32
 
 from sfda_jax.data.access import DataAccess
+from sfda_jax.data.statistics import ClassPixels
 from sfda_jax.data.streams import evaluation_batches
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.tasks import Task
@@ -33,6 +34,16 @@ class RoundContext:
     def images(self, domain: str) -> RandomAccess:
         """The training split; target records carry no label."""
         return self.access.train(domain)
+
+    def class_pixels(self, domain: str) -> ClassPixels:
+        """Pixels of each class in each training image of the source."""
+        return self.access.class_pixels(domain)
+
+    def class_maps(
+        self, domain: str, size: tuple[int, int]
+    ) -> UInt32[np.ndarray, "c h w"]:
+        """In how many of the source's training images each class lies where."""
+        return self.access.class_maps(domain, size)
 
     def forward(
         self,

@@ -65,8 +65,15 @@ def versions() -> dict[str, str]:
     return {"sfda_jax": __version__, "python": platform.python_version(), **found}
 
 
-def environment(fingerprints: Mapping[str, str]) -> dict[str, Any]:
-    """What a later reader needs to repeat the run."""
+def environment(
+    fingerprints: Mapping[str, str], lists: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a later reader needs to repeat the run.
+
+    Args:
+        fingerprints: dataset → fingerprint of its prepared set.
+        lists: domain → which of its training examples are used.
+    """
     return {
         "versions": versions(),
         "devices": [f"{d.platform}:{d.device_kind}" for d in jax.devices()],
@@ -74,6 +81,7 @@ def environment(fingerprints: Mapping[str, str]) -> dict[str, Any]:
         "cpu_count": os.cpu_count(),
         "git_revision": _git_revision(),
         "datasets": dict(fingerprints),
+        "lists": dict(lists),
     }
 
 

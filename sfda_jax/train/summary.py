@@ -43,6 +43,7 @@ def write_summary(recipe: Recipe, run_dir: pathlib.Path) -> dict[str, Any]:
         "source": f"{task.source.dataset} {task.source.train}" if task.source else None,
         "target": f"{task.target.dataset} {task.target.train}",
         "target_split": task.target.eval,
+        "lists": _lists(run_dir),
         "subset": headline,
         "network": recipe.stages[-1].network,
         "seed": recipe.seed,
@@ -116,6 +117,12 @@ def write_panels(
         Image.fromarray(panel).save(path)
         paths.append(path)
     return paths
+
+
+def _lists(run_dir: pathlib.Path) -> dict[str, Any]:
+    """Domain → which training examples were used, as the run began."""
+    text = (run_dir / "environment.json").read_text(encoding="utf-8")
+    return json.loads(text)["lists"]
 
 
 def _stage_records(recipe: Recipe, run_dir: pathlib.Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from sfda_jax.data.statistics import count_class_maps, count_class_pixels
 from sfda_jax.models.layers import BatchNorm, Conv
 from sfda_jax.tasks import ClassSpace, Domain, Task
 from sfda_jax.train.states import start_state
@@ -118,6 +119,12 @@ class Context:
 
     def images(self, domain):
         return self.records
+
+    def class_pixels(self, domain):
+        return count_class_pixels(self.records, self.task.classes.num_classes)
+
+    def class_maps(self, domain, size):
+        return count_class_maps(self.records, self.task.classes.num_classes, size)
 
     def forward(
         self, fn, variables, *, domain="target", transform, batch_size, order=None

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,46 @@ def test_source_only_stream():
         source_only.Method(
             model=make_model(), task=make_task(), student_statistics="runing"
         )
+
+
+def _device_colours(**settings):
+    return source_only.Method(
+        model=make_model(), task=make_task(), photometric="device",
+        jitter=(0.4, 0.4, 0.4, 0.1), blur_probability=0.5, **settings,
+    )  # fmt: skip
+
+
+def test_source_only_changes_colours_in_the_step():
+    method = _device_colours()
+    state = make_state(method, OPTIMIZER)
+    images = np.stack([r["image"] for r in make_images(8)])
+    batch = {"source": {"images": images, "labels": np.zeros((8, 32, 48), np.uint8)}}
+    annotate = jax.jit(method.annotate)
+    _, targets = annotate(state, batch, jax.random.key(0))
+    assert (targets.images != normalize(images)).any((1, 2, 3)).all()
+    _, again = annotate(state, batch, jax.random.key(0))
+    np.testing.assert_array_equal(targets.images, again.images)
+    _, other = annotate(state, batch, jax.random.key(1))
+    assert (targets.images != other.images).any((1, 2, 3)).all()
+    # Four devices with two images each draw the same decisions.
+    local = dataclasses.replace(method, axis_name="data")
+    parts = jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), batch)
+    spread = jax.vmap(
+        lambda part: local.annotate(state, part, jax.random.key(0))[1].images,
+        axis_name="data",
+    )(parts)
+    np.testing.assert_allclose(spread.reshape(images.shape), targets.images, atol=1e-5)
+
+
+def test_source_only_leaves_colours_to_the_device():
+    method = _device_colours(size=(32, 48), gray_probability=1.0)
+    record = {**make_images(1)[0], "label": np.zeros((32, 48), np.uint8)}
+    ctx = Context([record], method.task)
+    _, streams = method.begin_round(ctx, make_state(method, OPTIMIZER))
+    arrays = streams["source"].transform(record, np.random.default_rng(0))
+    np.testing.assert_array_equal(arrays["images"], record["image"])
+    with pytest.raises(ConfigError, match="blur_probability"):
+        source_only.Method(model=make_model(), task=make_task(), blur_probability=0.5)
 
 
 @pytest.mark.parametrize("blend", [1.0, 0.25])

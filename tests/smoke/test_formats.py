@@ -49,6 +49,7 @@ def test_two_steps(recipe, source, headline, extra, shared_data, tmp_path):
         **_SMALL,
         **extra,
         "data.data_dir": str(tmp_path / "prepared"),
+        "data.partial": "true",
         f"data.manual_dirs.{source}": str(formats / source),
         "data.manual_dirs.cityscapes": str(formats / "cityscapes"),
     }
