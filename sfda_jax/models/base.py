@@ -1,5 +1,7 @@
 """What every segmentation network offers: features, a head on them, both in one."""
 
+from typing import ClassVar
+
 from flax import linen as nn
 from jaxtyping import Array, Float
 
@@ -10,7 +12,10 @@ class Segmenter(nn.Module):
     """A `backbone` and a `head`, set up by the subclass under these names.
 
     The optimiser tells the two apart by name, and `classify` runs the head alone.
+    `normalization` names what is done to stored images, see `ops.color.SCHEMES`.
     """
+
+    normalization: ClassVar[str] = "imagenet"
 
     def __call__(
         self,
@@ -22,7 +27,7 @@ class Segmenter(nn.Module):
         """Logits and features, at the network's stride.
 
         Args:
-            images: normalised RGB (`ops.color.normalize`).
+            images: normalised RGB (`models.forward.network_input`).
             deterministic: no dropout.
             use_running_average: normalise with the stored BatchNorm statistics.
         """

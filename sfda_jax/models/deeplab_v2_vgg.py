@@ -2,13 +2,12 @@
 
 from typing import ClassVar
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from sfda_jax.models.base import Segmenter
 from sfda_jax.models.deeplab_v2 import AsppHead
-from sfda_jax.models.layers import Conv
+from sfda_jax.models.layers import Conv, at_least_float32
 
 
 class Vgg(nn.Module):
@@ -52,7 +51,7 @@ class Vgg(nn.Module):
             if group < 3:
                 x = nn.max_pool(x, (2, 2), (2, 2))
         x = conv(x, self.fc_planes, 4, "fc6")
-        return conv(x, self.fc_planes, 4, "fc7").astype(jnp.float32)
+        return at_least_float32(conv(x, self.fc_planes, 4, "fc7"))
 
 
 class Model(Segmenter):

@@ -3,10 +3,27 @@
 from typing import Literal
 
 from flax import linen as nn
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from sfda_jax.ops.color import normalize
 from sfda_jax.types import Key, ModelState, SegOutput
+
+
+def normalization(model: nn.Module) -> str:
+    """The scheme of `ops.color.SCHEMES` that a network takes; `imagenet` by default."""
+    return getattr(model, "normalization", "imagenet")
+
+
+def network_input(
+    model: nn.Module, images: Shaped[Array, "b h w 3"]
+) -> Float[Array, "b h w 3"]:
+    """Stored images, normalised as the network's publication has it.
+
+    Args:
+        model: the module.
+        images: uint8 RGB; floats are taken as normalised and pass unchanged.
+    """
+    return normalize(images, normalization(model))
 
 
 def forward(
@@ -29,7 +46,7 @@ def forward(
     """
     output, changed = model.apply(
         network.variables,
-        normalize(images),
+        network_input(model, images),
         deterministic=key is None,
         use_running_average=statistics == "running",
         mutable=["batch_stats"],

@@ -21,6 +21,30 @@ _MIN_BATCH_VARIANCE = 1e-10
 kaiming_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """Kaiming normal over the fan-out: the initialiser of ReLU backbones."""
 
+kaiming_fan_in = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+"""Kaiming normal over the fan-in."""
+
+
+def at_least_float32(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x` in float32: what leaves a network, and what is normalised.
+
+    A network computed in float64, to compare it with another one, stays in float64.
+    """
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+def max_pool3x3(
+    x: Float[Array, "b h w c"], *, ceil_mode: bool = False
+) -> Float[Array, "b H W c"]:
+    """3x3 maxima at stride 2, padded by 1 with minus infinity.
+
+    Args:
+        x: features.
+        ceil_mode: an even size n becomes n / 2 + 1 instead of n / 2.
+    """
+    pad = (1, 2 if ceil_mode else 1)
+    return nn.max_pool(x, (3, 3), (2, 2), (pad, pad))
+
 
 def uniform_fan_in(fan_in: int) -> Callable[..., Array]:
     """Initialiser `U(-1/sqrt(fan_in), 1/sqrt(fan_in))`: PyTorch's for biases."""
@@ -85,8 +109,9 @@ class Conv(nn.Module):
         padding: zeros added on every side; n pixels become
             `floor((n + 2 * padding - dilation * (kernel_size - 1) - 1) / stride) + 1`.
         dilation: spacing of the taps.
-        use_bias: add a bias per channel, drawn as PyTorch does by default.
+        use_bias: add a bias per channel.
         kernel_init: initialiser of the kernel `[k, k, in, out]`.
+        bias_init: initialiser of the bias; None draws as PyTorch does by default.
         dtype: of the computation; parameters stay float32.
         explicit_vjp: write out the gradient of stride-1 3x3 convolutions; None does so
             on CPU only, where it is known to be faster.
@@ -99,6 +124,7 @@ class Conv(nn.Module):
     dilation: int = 1
     use_bias: bool = False
     kernel_init: Callable[..., Array] = kaiming_fan_out
+    bias_init: Callable[..., Array] | None = None
     dtype: str = "float32"
     explicit_vjp: bool | None = None
 
@@ -110,7 +136,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         y = self._convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
-            init = uniform_fan_in(inputs * side * side)
+            init = self.bias_init or uniform_fan_in(inputs * side * side)
             bias = self.param("bias", init, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)[None, None, None, :]
         return y
@@ -146,6 +172,8 @@ class BatchNorm(nn.Module):
     Attributes:
         frozen: keep scale and bias in `batch_stats` beside mean and variance, where
             neither optimiser nor EMA sees them (Stable-ST's FrozenBatchNorm).
+        fixed: always normalise with the stored statistics and leave them as they are,
+            whatever the caller asks for.
         eps: added to the variance.
         momentum: weight of the batch: `new = (1 - momentum) * old + momentum * batch`.
         axis_name: device axis that shares one set of batch statistics.
@@ -154,6 +182,7 @@ class BatchNorm(nn.Module):
     """
 
     frozen: bool = False
+    fixed: bool = False
     eps: float = 1e-5
     momentum: float = 0.1
     axis_name: str | None = None
@@ -176,10 +205,11 @@ class BatchNorm(nn.Module):
         scale, bias = self._affine(shape)
         mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        x = x.astype(jnp.float32)
-        if use_running_average:
-            factor = scale * lax.rsqrt(var.value + self.eps)
-            shift = bias - mean.value * factor
+        x = at_least_float32(x)
+        scale, bias = scale.astype(x.dtype), bias.astype(x.dtype)
+        if use_running_average or self.fixed:
+            factor = scale * lax.rsqrt(var.value.astype(x.dtype) + self.eps)
+            shift = bias - mean.value.astype(x.dtype) * factor
             return (x * _row(factor) + _row(shift)).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
         batch_mean = pmean(x.mean((0, 1, 2)), axis_name)
@@ -208,7 +238,8 @@ class BatchNorm(nn.Module):
 
     def _moved(self, old: Array, batch: Array) -> Array:
         # Statistics carry no gradient: they are an output, not part of the loss.
-        return (1 - self.momentum) * old + self.momentum * lax.stop_gradient(batch)
+        batch = lax.stop_gradient(batch).astype(old.dtype)
+        return (1 - self.momentum) * old + self.momentum * batch
 
 
 def _row(vector: Array) -> Array:

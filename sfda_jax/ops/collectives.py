@@ -6,7 +6,8 @@ same numbers both ways.
 """
 
 import jax
-from jaxtyping import Array, PyTree
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PyTree
 
 
 def psum(tree: PyTree, axis_name: str | None) -> PyTree:
@@ -32,3 +33,11 @@ def local_shard(x: Array, axis_name: str | None) -> Array:
         return x
     size = x.shape[0] // jax.lax.axis_size(axis_name)
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis_name) * size, size)
+
+
+def batch_places(size: int, axis_name: str | None) -> Int[Array, " {size}"]:
+    """Each image's place in the global batch, of the `size` images on this device."""
+    places = jnp.arange(size)
+    if axis_name is None:
+        return places
+    return places + size * jax.lax.axis_index(axis_name)

@@ -10,21 +10,23 @@ import numpy as np
 from jaxtyping import Array, Float, Shaped
 
 
-def _interpolation_matrix(n_in: int, n_out: int, align_corners: bool) -> np.ndarray:
+def _interpolation_matrix(
+    n_in: int, n_out: int, align_corners: bool, dtype: type[np.floating] = np.float32
+) -> np.ndarray:
     """Rows of two neighbouring weights, `[n_out, n_in]`.
 
-    Positions are float32 with one rounding, as in PyTorch's kernels.
+    Positions are of `dtype` with one rounding, as in PyTorch's kernels.
     """
-    out, f32 = np.arange(n_out), np.float32
+    out = np.arange(n_out)
     if align_corners:
-        position = out.astype(f32) * f32((n_in - 1) / max(n_out - 1, 1))
+        position = out.astype(dtype) * dtype((n_in - 1) / max(n_out - 1, 1))
     else:
-        scale = np.float64(f32(n_in / n_out))
-        position = np.maximum((scale * (out + 0.5) - 0.5).astype(f32), f32(0))
+        scale = np.float64(dtype(n_in / n_out))
+        position = np.maximum((scale * (out + 0.5) - 0.5).astype(dtype), dtype(0))
     low = np.minimum(position.astype(np.int32), n_in - 1)
     high = np.minimum(low + 1, n_in - 1)
-    fraction = position - low.astype(f32)
-    matrix = np.zeros((n_out, n_in), f32)
+    fraction = position - low.astype(dtype)
+    matrix = np.zeros((n_out, n_in), dtype)
     np.add.at(matrix, (out, low), 1 - fraction)
     np.add.at(matrix, (out, high), fraction)
     return matrix
@@ -49,34 +51,41 @@ def resize_bilinear(
     height, width = x.shape[1:3]
     if (height, width) == tuple(size):
         return x
-    rows = _interpolation_matrix(height, size[0], align_corners)
-    columns = _interpolation_matrix(width, size[1], align_corners)
+    dtype = np.float64 if x.dtype == np.float64 else np.float32
+    rows = _interpolation_matrix(height, size[0], align_corners, dtype)
+    columns = _interpolation_matrix(width, size[1], align_corners, dtype)
     resized = jnp.einsum(
         "Hh,bhwc,Ww->bHWc",
         rows,
-        x.astype(jnp.float32),
+        x.astype(dtype),
         columns,
         precision=jax.lax.Precision.HIGHEST,
     )
     return resized.astype(x.dtype)
 
 
-def _nearest_index(n_in: int, n_out: int) -> np.ndarray:
-    # float32 on purpose: float64 picks another source pixel for some ratios.
-    scale = np.float32(n_in) / np.float32(n_out)
-    index = np.floor(np.arange(n_out).astype(np.float32) * scale)
+def _nearest_index(n_in: int, n_out: int, half_pixel: bool) -> np.ndarray:
+    out = np.arange(n_out)
+    if half_pixel:
+        index = np.floor((out + 0.5) * (n_in / n_out))
+    else:
+        # float32 on purpose: float64 picks another source pixel for some ratios.
+        scale = np.float32(n_in) / np.float32(n_out)
+        index = np.floor(out.astype(np.float32) * scale)
     return np.minimum(index.astype(np.int32), n_in - 1)
 
 
 def resize_nearest(
-    x: Shaped[Array, "b h w *c"], size: tuple[int, int]
+    x: Shaped[Array, "b h w *c"], size: tuple[int, int], *, half_pixel: bool = False
 ) -> Shaped[Array, "b H W *c"]:
-    """Nearest-neighbour resize, source index `floor(i * in / out)`; any dtype.
+    """Nearest-neighbour resize of any dtype.
 
     Args:
         x: label maps `[b, h, w]` or images `[b, h, w, c]`.
         size: height and width wanted.
+        half_pixel: take source pixel `floor((i + 0.5) * in / out)` as Pillow does, not
+            `floor(i * in / out)` as PyTorch does.
     """
-    rows = _nearest_index(x.shape[1], size[0])
-    columns = _nearest_index(x.shape[2], size[1])
+    rows = _nearest_index(x.shape[1], size[0], half_pixel)
+    columns = _nearest_index(x.shape[2], size[1], half_pixel)
     return jnp.take(jnp.take(x, rows, axis=1), columns, axis=2)

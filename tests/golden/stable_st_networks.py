@@ -130,7 +130,7 @@ def _check_first_input(case, model, state, output):
         nchw(output.features), case["in0/layer4"], rtol=0, atol=1e-4
     )
     backbone = ResNet(model.stem_channels, model.planes, model.blocks)
-    layer3, _ = backbone.apply(
+    *_, layer3, _ = backbone.apply(
         {name: tree["backbone"] for name, tree in state.variables.items()},
         x[:1],
         use_running_average=True,

@@ -133,6 +133,19 @@ def test_frozen_batch_norm_has_no_parameters_and_can_be_re_estimated():
     assert jnp.isfinite(y).all() and (y[..., 0] == 0).all()
 
 
+def test_fixed_batch_norm_ignores_the_batch():
+    x = _normal(2, 3, 4, 5)
+    norm = BatchNorm(fixed=True, frozen=True)
+    variables = norm.init(jax.random.key(0), x, use_running_average=True)
+    y, new = norm.apply(
+        variables, x, use_running_average=False, mutable=["batch_stats"]
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal, new["batch_stats"], variables["batch_stats"]
+    )
+    np.testing.assert_allclose(y, x, rtol=1e-5)
+
+
 def test_batch_norm_over_devices_equals_one_device_with_the_whole_batch():
     x = _normal(4, 3, 3, 2)
     whole, sharded = BatchNorm(), BatchNorm(axis_name="data")

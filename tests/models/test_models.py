@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sfda_jax.models import deeplab_v2, deeplab_v2_vgg, tiny
+from sfda_jax.models import deeplab_v2, deeplab_v2_vgg, deeplab_v3_plus, tiny
 from sfda_jax.weights.layout import init_state
 
 MODELS = {
@@ -12,6 +12,14 @@ MODELS = {
     ),
     "deeplab_v2_vgg": deeplab_v2_vgg.Model(
         num_classes=5, planes=(2, 2, 3, 3, 3), blocks=(1, 1, 1, 1, 2), fc_planes=4
+    ),
+    "deeplab_v3_plus": deeplab_v3_plus.Model(
+        num_classes=5,
+        stem_channels=4,
+        planes=(1, 2, 2, 3),
+        blocks=(1, 1, 1, 1),
+        head_channels=4,
+        low_channels=2,
     ),
     "tiny": tiny.Model(num_classes=5, width=4, block_dilations=(2,)),
 }
@@ -58,7 +66,7 @@ def test_output_shapes_groups_and_classify(name):
     np.testing.assert_allclose(features(variables, images), output.features, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["deeplab_v2", "tiny"])
+@pytest.mark.parametrize("name", ["deeplab_v2", "deeplab_v3_plus", "tiny"])
 def test_odd_sizes_bfloat16_and_float32_outputs(name):
     model = MODELS[name]
     variables = _variables(model)

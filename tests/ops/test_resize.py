@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from sfda_jax.ops import resize
 from sfda_jax.ops.resize import resize_bilinear, resize_nearest
@@ -52,3 +53,23 @@ def test_nearest_is_floor_and_keeps_the_dtype(dtype):
     np.testing.assert_array_equal(up[0, :, 0], [0, 0, 3, 3])
     down = resize_nearest(labels[..., None], (1, 2))
     np.testing.assert_array_equal(down[0, 0, :, 0], [0, 1])
+
+
+def test_nearest_by_pixel_centres_is_pillows():
+    image = Image.fromarray(np.arange(70, dtype=np.uint8).reshape(7, 10))
+    for height, width in ((5, 4), (16, 23), (7, 30)):
+        expected = image.resize((width, height), Image.Resampling.NEAREST)
+        found = resize_nearest(
+            jnp.asarray(image)[None], (height, width), half_pixel=True
+        )
+        np.testing.assert_array_equal(found[0], expected)
+
+
+def test_bilinear_in_float64_keeps_its_precision():
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 1, 1)))
+        y = resize_bilinear(x, (7, 1), align_corners=True)
+        position = np.linspace(0, 4, 7)
+        expected = np.interp(position, np.arange(5), np.asarray(x).ravel())
+        assert y.dtype == np.float64
+        np.testing.assert_allclose(y.ravel(), expected, rtol=0, atol=1e-14)
