@@ -10,6 +10,8 @@ _PUBLIC = {
     "evaluate": "sfda_jax.commands",
     "predict": "sfda_jax.commands",
     "load_config": "sfda_jax.config",
+    "load_model": "sfda_jax.weights.zoo",
+    "list_models": "sfda_jax.weights.zoo",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -1,30 +1,36 @@
 """What the commands do; each is a plain function for use from Python too."""
 
 import argparse
-import collections
 import dataclasses
 import logging
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import flags as absl_flags
 from ml_collections import ConfigDict
 
+from sfda_jax import checking
 from sfda_jax import config as configs
 from sfda_jax.errors import CheckpointError, ConfigError
 from sfda_jax.evaluation.evaluator import Result, format_table
 from sfda_jax.evaluation.folder import predict_folder
+from sfda_jax.evaluation.submission import SubmissionWriter
 from sfda_jax.registry import check_choice
 from sfda_jax.report.html import build_report
 from sfda_jax.train import bench as benchmarks
-from sfda_jax.train import dry_run, loop, run_dir, scoring, summary
+from sfda_jax.train import dry_run, input_bench, loop, run_dir, scoring, summary
+from sfda_jax.train.network_bench import bench_networks
 from sfda_jax.train.recipe import Recipe
-from sfda_jax.train.states import load_network, save_network
-from sfda_jax.types import IGNORE, ModelState
+from sfda_jax.train.states import load_network, read_network
+from sfda_jax.types import ModelState
+from sfda_jax.weights.checkpoint_file import FILE_SUFFIXES
+from sfda_jax.weights.convert import Filled, write_network
+from sfda_jax.weights.export import write_export
+from sfda_jax.weights.verify import verify_source, verify_written
+from sfda_jax.weights.zoo import format_models, list_models, open_model
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +64,7 @@ def evaluate(
     stage: str = "",
     checkpoint: str = "",
     split: str = "",
+    submission: str = "",
 ) -> Result:
     """Scores of a stage's network, or of a published checkpoint, on the target.
 
@@ -67,13 +74,20 @@ def evaluate(
         stage: whose network; empty for the last.
         checkpoint: a PyTorch file or converted folder instead of a run.
         split: a labelled split of the target; empty for the task's.
+        submission: folder for the predictions, as the Cityscapes benchmark wants
+            them; then the split may be one without labels, whose scores are NaN.
     """
-    recipe = configs.build(config)
+    recipe = _with_split(configs.build(config), split)
     prepare_jax(recipe)
+    access, target, write = loop.make_access(recipe), recipe.task.target, None
+    if submission:
+        write = SubmissionWriter(
+            pathlib.Path(submission), target.dataset, target.eval, recipe.task.classes
+        )
+    source = access.submission("target") if write else access.eval("target")
     state = _network(recipe, workdir, stage=stage, checkpoint=checkpoint)
-    access = loop.make_access(_with_split(recipe, split))
-    source = access.eval("target")
-    return scoring.score(recipe, state, source, gamma=_gamma(recipe, stage))
+    gamma = _gamma(recipe, stage)
+    return scoring.score(recipe, state, source, gamma=gamma, write=write)
 
 
 def predict(
@@ -104,38 +118,118 @@ def predict(
 
 
 def convert(
-    config: ConfigDict, workdir: str, *, out: str, stage: str = "", checkpoint: str = ""
+    config: ConfigDict | None,
+    workdir: str,
+    *,
+    out: str,
+    stage: str = "",
+    checkpoint: str = "",
+    layout: str = "",
+    entry: str = "",
+    waive: Sequence[str] = (),
+    verify: bool = False,
 ) -> str:
-    """Writes a network as `out`: a published PyTorch file (.pth) or an Orbax folder.
+    """Writes a network under its published names or as an Orbax folder; a report.
 
-    The network is a stage's of a run, or `checkpoint`'s (PyTorch file or Orbax folder).
-    """
-    recipe = configs.build(config)
-    state = _network(recipe, workdir, stage=stage, checkpoint=checkpoint)
-    save_network(recipe, state, pathlib.Path(out))
-    return out
-
-
-def check(config: ConfigDict) -> str:
-    """A text on the recipe's datasets: counts, and the classes their labels hold.
+    Args:
+        config: whose network it is; None to learn it from `checkpoint` alone.
+        workdir: the run directory, where no `checkpoint` is given.
+        out: `.pth`, `.safetensors` or `.params` file, anything else is a folder.
+        stage: whose network; empty for the last.
+        checkpoint: a file of any known format, or a converted folder.
+        layout: of the published file: the one written, or else the one read; `ours`
+            writes our own names.
+        entry: the part of `checkpoint` to read where it holds several networks.
+        waive: shell patterns of names that may differ or hold NaN.
+        verify: compare bits both ways, and with PyTorch's output where it can be.
 
     Raises:
-        SfdaError: the first fault found, with what to do.
+        SfdaError: the file does not fit, or the verification fails.
     """
-    recipe = configs.build(config)
-    access = loop.make_access(recipe)
-    lines = [dry_run.plan(recipe)]
-    for domain in ("source", "target"):
-        side = getattr(recipe.task, domain)
-        if side is not None and side.eval:
-            lines.append(_class_shares(recipe, side, access.eval(domain)))
+    target = pathlib.Path(out)
+    written = layout if target.suffix in FILE_SUFFIXES else ""
+    choice = {"layout": "" if written else layout, "entry": entry, "waive": waive}
+    lines = []
+    if checkpoint:
+        filled = _open(config, checkpoint, **choice)
+        model, state = filled.model, filled.state
+        lines.append(filled.report.format())
+        if verify:
+            lines += verify_source(filled)
+    else:
+        recipe = configs.build(config)
+        model = recipe.model
+        state = _network(recipe, workdir, stage=stage, checkpoint="")
+    write_network(target, state, model, layout=written, waive=waive)
+    lines.append(f"written: {out}")
+    if verify:
+        lines.append(verify_written(target, state, model))
     return "\n".join(lines)
 
 
-def bench(config: ConfigDict, *, steps: int = 10) -> list[dict[str, Any]]:
-    """Timings per stage on generated data; see `train.bench`."""
+def export(
+    config: ConfigDict | None,
+    workdir: str,
+    *,
+    out: str,
+    format: str = "stablehlo",
+    stage: str = "",
+    checkpoint: str = "",
+    size: Sequence[int] | None = None,
+    batch: int = 0,
+) -> str:
+    """Writes a network as one file that runs without this package; a report.
+
+    Args:
+        config: whose network it is; None to learn it from `checkpoint` alone.
+        workdir: the run directory, where no `checkpoint` is given.
+        out: folder for the file and its description.
+        format: `stablehlo` or `onnx`.
+        stage: whose network; empty for the last.
+        checkpoint: a file or folder instead of a run.
+        size: height and width of the images; the recipe's by default.
+        batch: images per call; 0 for any number.
+
+    Raises:
+        SfdaError: no size is known, or the exported file computes something else.
+    """
+    recipe = None if config is None else configs.build(config)
+    if recipe is None and size is None:
+        raise ConfigError(
+            "The size of the images is not known.", hint="Give --size HEIGHT WIDTH."
+        )
+    if checkpoint:
+        filled = _open(config, checkpoint)
+        model, state = filled.model, filled.state
+    else:
+        model = recipe.model
+        state = _network(recipe, workdir, stage=stage, checkpoint="")
+    return write_export(
+        pathlib.Path(out),
+        model,
+        state,
+        format=format,
+        size=tuple(size or recipe.evaluation.size),
+        batch=batch,
+        classes=None if recipe is None else recipe.task.classes,
+    )
+
+
+def bench(
+    config: ConfigDict, *, steps: int = 10, images: int = 0
+) -> list[dict[str, Any]]:
+    """Timings per stage on generated data; see `train.bench`.
+
+    Args:
+        config: from `load_config`.
+        steps: timed steps per stage.
+        images: time the input pipeline on so many files instead of the steps; see
+            `train.input_bench`.
+    """
     recipe = configs.build(config)
     prepare_jax(recipe)
+    if images:
+        return input_bench.bench_input(recipe, images=images)
     return benchmarks.bench(recipe, num_steps=steps)
 
 
@@ -151,10 +245,24 @@ def prepare_jax(recipe: Recipe) -> None:
         jax.config.update("jax_compilation_cache_dir", folder)
 
 
-def run(flags: argparse.Namespace, overrides: Mapping[str, str], command: str) -> str:
-    """What one command line prints; the flags are `main.parse`'s."""
+def run(
+    flags: argparse.Namespace, overrides: Mapping[str, str], command: str
+) -> tuple[str, int]:
+    """What one command line, parsed by `main.parse`, prints, and its exit status."""
+    if flags.verb == "check":
+        return checking.run(flags, lambda: _config(flags, overrides))
+    return _text(flags, overrides, command), 0
+
+
+def _text(flags: argparse.Namespace, overrides: Mapping[str, str], command: str) -> str:
+    if flags.verb == "models":
+        return format_models(list_models())
+    if flags.verb == "bench" and flags.networks:
+        names = [] if flags.networks == "all" else flags.networks.split(",")
+        rows = bench_networks(names, size=tuple(flags.size), num_steps=flags.steps)
+        return _table(rows, flags.json)
     config = _config(flags, overrides)
-    workdir = flags.workdir or f"runs/{config.name}"
+    workdir = flags.workdir or (f"runs/{config.name}" if config else "")
     stage = {k: getattr(flags, k) for k in ("stage", "checkpoint") if k in flags}
     match flags.verb:
         case "adapt" if flags.dry_run:
@@ -168,35 +276,62 @@ def run(flags: argparse.Namespace, overrides: Mapping[str, str], command: str) -
             report = pathlib.Path(workdir) / "report.html"
             return f"{summary.format_summary(found)}\n{'report':<14}{report}"
         case "evaluate":
-            result = evaluate(config, workdir, split=flags.split, **stage)
+            where = {"split": flags.split, "submission": flags.submission}
+            result = evaluate(config, workdir, **where, **stage)
             last = config.stages[flags.stage or config.pipeline[-1]].network
             split = flags.split or config.task.target.eval
-            return format_table(result, network=last, split=split)
+            text = format_table(result, network=last, split=split)
+            if not result.confusion.any():
+                text = f"{split} has no labels: nothing is scored."
+            if flags.submission:
+                count, folder = result.num_images, flags.submission
+                text += f"\n{count} predictions (label ids) written to {folder}"
+            return text
         case "predict":
             count = predict(
                 config, workdir, images=flags.images, out=flags.out, **stage
             )
             return f"{count} images written to {flags.out}"
         case "convert":
-            return f"written: {convert(config, workdir, out=flags.out, **stage)}"
-        case "check":
-            return check(config)
-    rows = bench(config, steps=flags.steps)
-    if flags.json:
-        run_dir.write_json(pathlib.Path(flags.json), rows)
+            choice = {k: getattr(flags, k) for k in ("layout", "entry", "verify")}
+            return convert(
+                config, workdir, out=flags.out, waive=flags.waive, **choice, **stage
+            )
+        case "export":
+            choice = {k: getattr(flags, k) for k in ("format", "size", "batch")}
+            return export(config, workdir, out=flags.out, **choice, **stage)
+    images = flags.images if flags.input else 0
+    return _table(bench(config, steps=flags.steps, images=images), flags.json)
+
+
+def _table(rows: list[dict[str, Any]], json_path: str) -> str:
+    """The rows as text, and in a file where one is named."""
+    if json_path:
+        run_dir.write_json(pathlib.Path(json_path), rows)
     return benchmarks.format_rows(rows)
 
 
-def _config(flags: argparse.Namespace, overrides: Mapping[str, str]) -> ConfigDict:
-    """The recipe named, or the one a run directory was made with."""
+def _config(
+    flags: argparse.Namespace, overrides: Mapping[str, str]
+) -> ConfigDict | None:
+    """The recipe named, or a run directory's; None where a checkpoint is enough."""
     if flags.config:
         return configs.load_config(flags.config, overrides)
     if flags.workdir:
         path = pathlib.Path(flags.workdir) / "config.json"
         return configs.from_json(path, overrides)
+    if flags.verb in ("convert", "export") and flags.checkpoint and not overrides:
+        return None
     raise ConfigError(
         "Which recipe?", hint="python -m sfda_jax.main --config configs/demo.py"
     )
+
+
+def _open(config: ConfigDict | None, checkpoint: str, **choice: Any) -> Filled:
+    """A checkpoint as the recipe's network, or as what its names say it is."""
+    if config is None:
+        return open_model(checkpoint, **choice)
+    return read_network(configs.build(config), checkpoint, **choice)
 
 
 def _network(
@@ -231,18 +366,3 @@ def _with_split(recipe: Recipe, split: str) -> Recipe:
     target = dataclasses.replace(recipe.task.target, eval=split)
     task = dataclasses.replace(recipe.task, target=target)
     return dataclasses.replace(recipe, task=task)
-
-
-def _class_shares(recipe: Recipe, side, source) -> str:
-    """Pixel share of each class in a labelled split, absent classes named."""
-    counts = collections.Counter()
-    for index in range(len(source)):
-        values, numbers = np.unique(source[index]["label"], return_counts=True)
-        counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
-    total = max(sum(counts.values()), 1)
-    shares = [
-        f"{name} {100 * counts[i] / total:.2f} %" if counts[i] else f"{name} ABSENT"
-        for i, name in enumerate(recipe.task.classes.names)
-    ]
-    ignored = f"ignored {100 * counts[IGNORE] / total:.2f} %"
-    return f"  {side.dataset} {side.eval}: {', '.join([*shares, ignored])}"

@@ -13,10 +13,14 @@ _VERBS = {
     "adapt": "train, adapt and evaluate (the default verb); run again to resume",
     "evaluate": "score a network of a run, or a published checkpoint",
     "predict": "colour a folder of images with a network of a run",
-    "convert": "published PyTorch checkpoint → Orbax, and back",
-    "check": "check a recipe and count the datasets it names",
+    "convert": "published checkpoint (PyTorch, MXNet, safetensors) → Orbax, and back",
+    "export": "a network as StableHLO or ONNX, to run without this package",
+    "models": "list the published checkpoints that are known",
+    "check": "look through a dataset's published files, or all of a recipe's",
     "bench": "time a recipe's steps and input pipeline on generated data",
 }
+
+_WAIVE = "names that may differ or hold NaN; repeatable"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         command = shlex.join(["python", "-m", "sfda_jax.main", *arguments])
         try:
-            text = commands.run(flags, overrides, command)
+            text, status = commands.run(flags, overrides, command)
         except Interrupted as stopped:
             sys.stderr.write(
                 f"Stopped by {stopped}; everything is saved. "
@@ -52,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{type(error).__name__}: {error.message}{hint}\n")
         return 1
     sys.stdout.write(text + "\n")
-    return 0
+    return status
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str, str]]:
@@ -107,17 +111,45 @@ def _parser(verb: str) -> argparse.ArgumentParser:
             action="store_true",
             help="plan, one batch, compile; no run",
         )
-    if verb in ("evaluate", "predict", "convert"):
+    if verb in ("evaluate", "predict", "convert", "export"):
         add("--stage", default="", help="which stage's network; default the last")
         add("--checkpoint", default="", metavar="PATH", help="a file instead of a run")
     if verb == "evaluate":
         add("--split", default="", help="target split; default the task's")
+        what = "also write the predictions there, in Cityscapes' layout"
+        add("--submission", default="", metavar="DIR", help=what)
     if verb == "predict":
         add("--images", required=True, metavar="DIR", help="folder of images")
-    if verb in ("predict", "convert"):
+    if verb in ("predict", "convert", "export"):
         add("--out", required=True, metavar="PATH", help="what is written")
+    if verb == "convert":
+        add("--layout", default="", metavar="NAME", help="of the published file")
+        add("--entry", default="", metavar="NAME", help="which of a file's networks")
+        add("--waive", action="append", default=[], metavar="PATTERN", help=_WAIVE)
+        add("--verify", action="store_true", help="compare bits, and with PyTorch")
+    if verb == "export":
+        add("--format", default="stablehlo", help="stablehlo or onnx")
+        size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
+        add("--size", **size, help="of the images; default the recipe's")
+        add("--batch", type=int, default=0, help="images per call; 0 for any number")
+    if verb == "check":
+        add("--dataset", default="", metavar="NAME", help="instead of a recipe")
+        folder = "folder of its files, as published"
+        add("--data_dir", "--manual_dir", default="", metavar="DIR", help=folder)
+        add("--variant", default="", help="class space, options, size")
+        add("--sample", action="store_true", help="a part: do not compare the counts")
+        add("--limit", type=int, default=0, metavar="N", help="examples of each split")
+        out = "also write check.json and contact_sheet.png there"
+        add("--out", default="", metavar="DIR", help=out)
+        add("--json", default="", metavar="FILE", help="every remark and count as JSON")
     if verb == "bench":
         add("--steps", type=int, default=10, help="timed steps per stage")
+        add("--input", action="store_true", help="time reading PNG files instead")
+        add("--images", type=int, default=200, help="how many of them")
+        of = "time published networks instead: all, or names joined by commas"
+        add("--networks", default="", metavar="NAMES", help=of)
+        size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
+        add("--size", **size, default=(512, 512), help="of the networks' one image")
         add("--json", default="", metavar="FILE", help="also write the rows as JSON")
     return parser
 

@@ -9,8 +9,13 @@ from PIL import Image
 
 from sfda_jax import config, main
 from sfda_jax.errors import DataError
+from sfda_jax.models import deeplab_v2
 from sfda_jax.train import loop
+from sfda_jax.weights.checkpoint_file import read_checkpoint
+from sfda_jax.weights.convert import save_published
+from sfda_jax.weights.torch_file import write_torch_file
 from tests.smoke.recipes import DEMO, as_flags, small
+from tests.weights.networks import SIZES, random_state
 
 
 def _fails(capsys, *arguments: str) -> str:
@@ -76,6 +81,18 @@ def test_evaluate_repeats_the_runs_number(finished, capsys):
 
 
 @pytest.mark.slow
+def test_submission(finished, tmp_path, capsys):
+    flags = ["--workdir", str(finished), "--submission", str(tmp_path)]
+    assert main.main(["evaluate", *flags]) == 0
+    said = capsys.readouterr().out
+    assert "64 predictions (label ids)" in said
+    assert "mIoU19" in said
+    ids = [np.asarray(Image.open(path)) for path in tmp_path.glob("real_test/*.png")]
+    assert len(ids) == 64
+    assert all(array.max() <= 33 for array in ids)
+
+
+@pytest.mark.slow
 def test_predict_any_image(finished, tmp_path):
     images = tmp_path / "my images"
     images.mkdir()
@@ -133,3 +150,80 @@ def test_source_free_closes_the_source():
         closed.train("source")
     assert "label" not in closed.train("target")[0]
     assert "label" in closed.eval("target")[0]
+
+
+def _network_file(path, **settings):
+    model = deeplab_v2.Model(num_classes=3, **SIZES)
+    save_published(path, random_state(model), model, **settings)
+    return path
+
+
+def test_models_lists_the_published_files(capsys):
+    assert main.main(["models"]) == 0
+    said = capsys.readouterr().out
+    assert "G2C_model_iter020000.pth" in said and "5d3b4d8f" in said
+
+
+def test_convert_there_and_back(capsys, tmp_path):
+    file = _network_file(tmp_path / "m.pth", layout="deeplab_v2_iast")
+    folder, back = tmp_path / "m", tmp_path / "back.pth"
+    flags = ["convert", "--checkpoint", str(file), "--out", str(folder), "--verify"]
+    assert main.main(flags) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"layout deeplab_v2_iast: (\d+) matched, 0 missing", said)
+    assert "converted back:" in said and "read again:" in said
+    flags = ["--checkpoint", str(folder), "--out", str(back)]
+    assert main.main(["convert", *flags, "--layout", "deeplab_v2_iast"]) == 0
+    assert back.read_bytes() == file.read_bytes()
+
+
+def test_convert_refuses_what_does_not_fit(capsys, tmp_path):
+    file = _network_file(tmp_path / "m.pth")
+    sizes = [f"--config.model.{name}={size}" for name, size in SIZES.items()]
+    recipe = ["--config", DEMO.replace("demo.py", "s2c.py"), *sizes]
+    flags = ["convert", "--checkpoint", str(file), "--out", str(tmp_path / "out")]
+    assert "it has 3 classes, the task 16" in _fails(capsys, *flags, *recipe)
+    assert "missing" in _fails(capsys, *flags, "--layout", "deeplab_v2_crst")
+    assert "no checkpoints are written as .npz" in _fails(
+        capsys, *flags[:-1], str(tmp_path / "m.npz")
+    )
+    assert "Which recipe?" in _fails(capsys, "convert", "--out", str(tmp_path / "x"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_waived_names_are_reported(capsys, tmp_path):
+    file = tmp_path / "m.pth"
+    tree = read_checkpoint(_network_file(file))
+    tree["classifier"]["conv2d_list.0.bias"][0] = np.nan
+    write_torch_file(file, tree)
+    flags = ["convert", "--checkpoint", str(file), "--out", str(tmp_path / "out")]
+    assert "conv2d_list.0.bias holds NaN" in _fails(capsys, *flags)
+    waive = ["--waive", "*conv2d_list.0.bias", "--waive", "*branch0/bias"]
+    assert main.main([*flags, *waive]) == 0
+    assert "waived (1): classifier/conv2d_list.0.bias" in capsys.readouterr().out
+
+
+def test_export_needs_a_size(capsys, tmp_path):
+    file, out = _network_file(tmp_path / "m.pth"), tmp_path / "out"
+    flags = ["export", "--checkpoint", str(file), "--out", str(out)]
+    assert "--size HEIGHT WIDTH" in _fails(capsys, *flags)
+    assert main.main([*flags, "--size", "24", "40", "--batch", "1"]) == 0
+    assert "0 of 960 class ids differ" in capsys.readouterr().out
+    described = json.loads((out / "model.json").read_text())
+    assert described["outputs"]["logits"][1] == [1, 24, 40, 3]
+
+
+@pytest.mark.slow
+def test_a_run_s_network_leaves_in_every_form(finished, capsys, tmp_path):
+    run = ["--workdir", str(finished)]
+    file = tmp_path / "adapted.safetensors"
+    said = _fails(capsys, "convert", *run, "--out", str(file))
+    assert "--layout ours" in said
+    flags = ["--out", str(file), "--layout", "ours", "--verify"]
+    assert main.main(["convert", *run, *flags]) == 0
+    assert main.main(["evaluate", *run, "--checkpoint", str(file)]) == 0
+    summary = json.loads((finished / "summary.json").read_text())
+    score = f"{summary['target_mIoU']['adapted']:.2f}"
+    assert score in capsys.readouterr().out
+    assert main.main(["export", *run, "--out", str(tmp_path / "export")]) == 0
+    assert "road" in json.loads((tmp_path / "export/model.json").read_text())["classes"]

@@ -87,7 +87,7 @@ class _Canvas:
 def copy_paste(
     image: UInt8[np.ndarray, "h w 3"],
     candidate_image: UInt8[np.ndarray, "ch cw 3"],
-    candidate_label: UInt8[np.ndarray, "ch cw"],
+    candidate_label: UInt8[np.ndarray, "lh lw"],
     target_class: int,
     *,
     companions: Mapping[int, tuple[int, ...]],
@@ -101,7 +101,8 @@ def copy_paste(
     Args:
         image: the student's augmented crop; left unchanged.
         candidate_image: an image of the training set, not augmented.
-        candidate_label: its candidate mask, train ids and 255.
+        candidate_label: its candidate mask, train ids and 255, at the image's size or
+            a whole fraction of it: each entry stands for a square of pixels.
         target_class: the class to paste.
         companions: class → classes pasted along with it.
         draws: source of randomness.
@@ -120,8 +121,12 @@ def copy_paste(
         filled=np.zeros(image.shape[:2], bool),
         target_boxes=[],
     )
+    step = candidate_image.shape[0] // candidate_label.shape[0]
     mask = cv2.LUT(candidate_label, wanted)
-    for box, member in _components(mask, min_component_pixels):
+    for box, member in _components(mask, min_component_pixels / step**2):
+        rows, columns = slice(*box[:2]), slice(*box[2:])
+        labels = _repeat(candidate_label[rows, columns], step)
+        box, member = tuple(step * n for n in box), _repeat(member, step)
         scale = scale_min + scale_range * draws.uniform()
         size = tuple(round(n * scale) for n in member.shape)
         if image.shape[0] <= size[0] or image.shape[1] <= size[1]:
@@ -130,7 +135,7 @@ def copy_paste(
         enlarged = _nearest(member.shape, size, scale)
         member = member[enlarged]
         pixels = candidate_image[region][enlarged][member]
-        labels = candidate_label[region][enlarged][member]
+        labels = labels[enlarged][member]
         place = _place(canvas, size, target_class in labels, draws)
         if place is not None:
             _paste(canvas, place, member, pixels=pixels, labels=labels)
@@ -149,7 +154,12 @@ def _paste(canvas, place, member, *, pixels, labels):
     canvas.filled[region] = True
 
 
-def _components(mask: np.ndarray, min_pixels: int):
+def _repeat(array: np.ndarray, step: int) -> np.ndarray:
+    """Every entry as a square of `step` by `step`."""
+    return array if step == 1 else array.repeat(step, 0).repeat(step, 1)
+
+
+def _components(mask: np.ndarray, min_pixels: float):
     """(box, member bool[bh,bw]) of 8-connected components, by first pixel in raster."""
     _, ids, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
     found = []

@@ -4,6 +4,7 @@ Colour operations round as the published releases do, bit for bit; their
 definitions stand in each docstring. Images are `uint8[H,W,3]` RGB.
 """
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -89,13 +90,17 @@ def hue(image: ImageArray, factor: float) -> ImageArray:
     return np.asarray(hsv.point([*turned, *range(256), *range(256)]).convert("RGB"))
 
 
+CONTRAST = 1
 JITTER: tuple[Callable[[ImageArray, float], ImageArray], ...] = (
     brightness,
     contrast,
     saturation,
     hue,
 )
-"""Colour operations by the index that a jitter order speaks of."""
+"""Colour operations by the index that a jitter order speaks of.
+
+All but `CONTRAST` change each pixel by itself.
+"""
 
 
 def blur5(image: ImageArray, sigma: float) -> ImageArray:
@@ -125,6 +130,54 @@ def resize(
     height, width = size
     resized = Image.fromarray(array).resize((width, height), _RESAMPLING[resample])
     return np.asarray(resized)
+
+
+def reach(
+    size: tuple[int, int], new_size: tuple[int, int], box: tuple[int, int, int, int]
+) -> tuple[int, int, int, int]:
+    """The part (y1, y2, x1, x2) of an image that a crop after resizing depends on.
+
+    Args:
+        size: (height, width) of the image.
+        new_size: what it is resized to, bicubic or a narrower filter.
+        box: (y1, y2, x1, x2) of the crop in the resized image.
+    """
+    part = []
+    for axis, (have, want) in enumerate(zip(size, new_size, strict=True)):
+        scale = have / want
+        support = 2 * max(scale, 1.0) + 1  # a pixel more than the filter's taps
+        first, last = box[2 * axis] + 0.5, box[2 * axis + 1] - 0.5
+        part.append(max(0, math.floor(first * scale - support)))
+        part.append(min(have, math.ceil(last * scale + support)))
+    return tuple(part)
+
+
+def resize_part(
+    part: UInt8[np.ndarray, "part_h part_w 3"],
+    at: tuple[int, int, int, int],
+    size: tuple[int, int],
+    *,
+    new_size: tuple[int, int],
+    box: tuple[int, int, int, int],
+) -> UInt8[np.ndarray, "crop_h crop_w 3"]:
+    """A crop of a resized image (bicubic), from the part of the image that it needs.
+
+    Equals `crop(resize(image, new_size, "bicubic"), box)` byte for byte: what else the
+    image holds cannot be seen in the crop, so it may as well be black.
+
+    Args:
+        part: the image within `at`.
+        at: (y1, y2, x1, x2), what `reach` gave.
+        size: (height, width) of the whole image.
+        new_size: of the whole image, resized.
+        box: (y1, y2, x1, x2) of the crop in the resized image.
+    """
+    y1, _, x1, _ = at
+    top, bottom, left, right = box
+    canvas = Image.new("RGB", size[::-1])
+    canvas.paste(Image.fromarray(part), (x1, y1))
+    resized = canvas.resize(new_size[::-1], Image.Resampling.BICUBIC)
+    return np.asarray(resized.crop((left, top, right, bottom)))
 
 
 def crop(

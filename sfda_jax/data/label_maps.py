@@ -122,8 +122,9 @@ def apply_label_map(
     known = as_ranges(np.flatnonzero(table != UNMAPPED))
     raise DataError(
         f"{path} holds value {bad}, not in the label map of {dataset!r} (ids {known}).",
-        hint=f"Mend or remove the file, then run: python -m data_prep {dataset} "
-        "--manual_dir=<folder of the files>",
+        hint="Mend or remove the file. All such files: python -m sfda_jax.main check "
+        f"--dataset={dataset} --data_dir=<folder of the files>. Then run: "
+        f"python -m data_prep {dataset} --manual_dir=<folder of the files>",
     )
 
 

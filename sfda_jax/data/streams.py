@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,8 +21,8 @@ Arrays = dict[str, np.ndarray]
 class Stream(Iterator[Any]):
     """Batches read ahead in the background; close it, or use it in a `with`."""
 
-    def __init__(self, dataset: grain.IterDataset):
-        self._iterator = iter(dataset)
+    def __init__(self, dataset: grain.IterDataset, workers: int = 0):
+        self._iterator, self._workers = iter(dataset), workers
 
     def __next__(self) -> Any:
         try:
@@ -39,12 +40,26 @@ class Stream(Iterator[Any]):
     def close(self) -> None:
         """Stops reading ahead; harmless when repeated."""
         self._iterator.close()
+        if self._workers:
+            # It holds on to the last batch of each worker, in a circle of references.
+            self._iterator, self._workers = _Closed(), 0
+            gc.collect()
 
     def __enter__(self) -> "Stream":
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class _Closed(Iterator[Any]):
+    """What is left of a stream: nothing to read, nothing to close."""
+
+    def __next__(self) -> Any:
+        raise StopIteration
+
+    def close(self) -> None:
+        """Nothing."""
 
 
 def open_stream(
@@ -166,7 +181,7 @@ def _read_ahead(batches, *, workers: int, threads: int, prefetch: int) -> Stream
     dataset = grain.MapDataset.source(batches).to_iter_dataset(reading)
     if workers:
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-    return Stream(dataset)
+    return Stream(dataset, workers)
 
 
 def _check_order(source: RandomAccess, order: np.ndarray | None) -> None:

@@ -152,16 +152,30 @@ def augment_bytes(
     image = image_ops.tone(image, decisions.gamma)
     if decisions.blur_sigma is not None:
         image = image_ops.blur5(image, decisions.blur_sigma)
-    for operation in decisions.jitter_order:
-        factor = decisions.jitter_factors[operation]
-        image = image_ops.JITTER[operation](image, factor)
+    order, size = decisions.jitter_order, image.shape[:2]
+    # Contrast looks at the whole image; what follows it, only at what the crop needs.
+    whole = order.index(image_ops.CONTRAST) + 1 if image_ops.CONTRAST in order else 0
+    image = _jittered(image, order[:whole], decisions)
+    part = image_ops.reach(size, decisions.rescale_size, decisions.crop)
+    image = np.ascontiguousarray(image_ops.crop(image, part))
+    image = _jittered(image, order[whole:], decisions)
     if decisions.gray:
         image = image_ops.grayscale(image)
-    image = image_ops.resize(image, decisions.rescale_size, "bicubic")
-    image = image_ops.crop(image, decisions.crop)
+    image = image_ops.resize_part(
+        image, part, size, new_size=decisions.rescale_size, box=decisions.crop
+    )
     if decisions.flip:
         image = image_ops.flip(image)
     return np.ascontiguousarray(image)
+
+
+def _jittered(
+    image: ImageArray, order: tuple[int, ...], decisions: AugmentDecisions
+) -> ImageArray:
+    for operation in order:
+        factor = decisions.jitter_factors[operation]
+        image = image_ops.JITTER[operation](image, factor)
+    return image
 
 
 def cutout_keep(

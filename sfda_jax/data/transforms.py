@@ -261,17 +261,21 @@ class DtstTrain:
             files = self.class_files[target_class]
             index, name = files[rng.integers(len(files))]
             image = self.images[index]["image"]
-            mask = _repeated(self.candidates(name), image.shape[:2])
-            if np.count_nonzero(mask == target_class) >= self.min_class_pixels:
+            mask = _fitting(self.candidates(name), image.shape[:2])
+            step = image.shape[0] // mask.shape[0]
+            pixels = np.count_nonzero(mask == target_class) * step**2
+            if pixels >= self.min_class_pixels:
                 return target_class, image, mask
         return None
 
 
-def _repeated(
+def _fitting(
     mask: UInt8[np.ndarray, "mh mw"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "h w"]:
-    """A label map at the image's resolution, each entry repeated."""
-    if mask.shape == size:
+    """A label map whose entries stand for equal squares of an image of `size`."""
+    height, width = mask.shape
+    step = size[0] // height
+    if size == (step * height, step * width):
         return mask
     return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
 

@@ -25,6 +25,9 @@ from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.tasks import ClassSpace
 from sfda_jax.types import IGNORE, RandomAccess, Transform
 
+Write = Callable[[str, np.ndarray], None]
+"""Is given an example's id and its prediction, train ids uint8[h,w]."""
+
 _READERS = 4
 _READ_AHEAD = 8
 _IN_FLIGHT = 2
@@ -67,14 +70,32 @@ def network_logits(
 def _count(logits, labels, *, num_classes, align_corners):
     probs = merge_views(logits, labels.shape[1:3], align_corners=align_corners)
     predictions = jnp.argmax(probs, axis=-1)
-    return confusion_lib.confusion_matrix(labels, predictions, num_classes)
+    counts = confusion_lib.confusion_matrix(labels, predictions, num_classes)
+    return counts, predictions.astype(jnp.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Example:
+    """One example, ready for the network; or, with a batch axis and ids, several."""
+
+    name: str | list[str]
+    image: np.ndarray
+    label: np.ndarray
 
 
 def _load(
-    source: RandomAccess, transform: Transform, num_classes: int, index: int
-) -> tuple[np.ndarray, np.ndarray]:
+    source: RandomAccess,
+    transform: Transform,
+    num_classes: int,
+    index: int,
+    *,
+    need_labels: bool,
+) -> _Example:
     """Network input and full-size label of one example, checked."""
     record = source[index]
+    if "label" not in record and not need_labels:
+        size = record["image"].shape[:2]
+        record = {**record, "label": np.full(size, IGNORE, np.uint8)}
     if "label" not in record:
         raise DataError(
             f"Example {record.get('id', index)!r} has no ground truth to evaluate on.",
@@ -89,13 +110,12 @@ def _load(
             f"expected train ids below {num_classes}, or {IGNORE}.",
             hint="Rebuild the dataset for this class space with its data_prep script.",
         )
-    return arrays["images"], label
+    return _Example(record["id"], arrays["images"], label)
 
 
 def _read_ahead(
-    load: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    indices: Iterable[int],
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    load: Callable[[int], _Example], indices: Iterable[int]
+) -> Iterator[_Example]:
     """Examples in order, decoded by threads a few images ahead."""
     with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
         remaining = iter(indices)
@@ -109,26 +129,33 @@ def _read_ahead(
             yield example
 
 
-def _batches(
-    examples: Iterable[tuple[np.ndarray, np.ndarray]], batch_size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
-    """Batches of equal sizes with their number of real images.
+def _batches(examples: Iterable[_Example], batch_size: int) -> Iterator[_Example]:
+    """Batches of equal sizes, under the names of their real images.
 
     The last of a size is filled up with ignored copies, so that it compiles once.
     """
     groups = collections.defaultdict(list)
-    for image, label in examples:
-        group = groups[image.shape, label.shape]
-        group.append((image, label))
+    for example in examples:
+        group = groups[example.image.shape, example.label.shape]
+        group.append(example)
         if len(group) == batch_size:
-            yield (*map(np.stack, zip(*group, strict=True)), batch_size)
+            yield _stacked(group)
             group.clear()
     for group in groups.values():
         if group:
-            real = len(group)
-            image, label = group[0]
-            group += [(image, np.full_like(label, IGNORE))] * (batch_size - real)
-            yield (*map(np.stack, zip(*group, strict=True)), real)
+            names = [e.name for e in group]
+            blank = np.full_like(group[0].label, IGNORE)
+            copy = dataclasses.replace(group[0], label=blank)
+            group += [copy] * (batch_size - len(group))
+            yield dataclasses.replace(_stacked(group), name=names)
+
+
+def _stacked(group: Sequence[_Example]) -> _Example:
+    return _Example(
+        [e.name for e in group],
+        np.stack([e.image for e in group]),
+        np.stack([e.label for e in group]),
+    )
 
 
 def _sum_over_processes(total: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
@@ -154,23 +181,34 @@ def _place(
 
 
 def _accumulate(
-    batches: Iterable[tuple[np.ndarray, np.ndarray, int]],
-    count: Callable[[np.ndarray, np.ndarray], Int[Array, "c c"]],
+    batches: Iterable[_Example],
+    count: Callable[[np.ndarray, np.ndarray], tuple[Int[Array, "c c"], Array]],
     num_classes: int,
+    *,
     on_batch: Callable[[int], None] | None,
+    write: Write | None,
 ) -> tuple[Int[np.ndarray, "c c"], int]:
     """Confusion matrix and number of images, over all processes."""
     total = np.zeros(num_classes * num_classes + 1, np.int64)  # last: images
     pending = collections.deque()
-    for images, labels, real in batches:
-        pending.append(count(images, labels))
+
+    def take() -> None:
+        names, counts, predictions = pending.popleft()
+        total[:-1] += np.asarray(counts).reshape(-1)
+        if write:
+            # the last of a batch may be copies, which have no name
+            for name, prediction in zip(names, np.asarray(predictions), strict=False):
+                write(name, prediction)
+
+    for batch in batches:
+        pending.append((batch.name, *count(batch.image, batch.label)))
         if len(pending) > _IN_FLIGHT:
-            total[:-1] += np.asarray(pending.popleft()).reshape(-1)
-        total[-1] += real
+            take()
+        total[-1] += len(batch.name)
         if on_batch:
             on_batch(int(total[-1]))
-    for counts in pending:
-        total[:-1] += np.asarray(counts).reshape(-1)
+    while pending:
+        take()
     total = _sum_over_processes(total)
     return total[:-1].reshape(num_classes, num_classes), int(total[-1])
 
@@ -188,6 +226,7 @@ def evaluate(
     align_corners: bool = True,
     devices: Sequence[jax.Device] | None = None,
     on_batch: Callable[[int], None] | None = None,
+    write: Write | None = None,
 ) -> Result:
     """Confusion matrix and scores of a network on a labelled split.
 
@@ -208,6 +247,8 @@ def evaluate(
         align_corners: how logits are enlarged to the label's size.
         devices: local devices to use; all that divide the batch by default.
         on_batch: told the number of images done, for a progress bar.
+        write: given every prediction, at the label's size. Then examples may lack a
+            label: they are predicted at their own size, and not scored.
 
     Raises:
         DataError: an empty or unlabelled split, or labels of another class space.
@@ -232,10 +273,17 @@ def evaluate(
             align_corners=align_corners,
         )
 
-    load = functools.partial(_load, source, transform, classes.num_classes)
+    load = functools.partial(
+        _load, source, transform, classes.num_classes, need_labels=write is None
+    )
     indices = range(jax.process_index(), len(source), jax.process_count())
-    batches = _batches(_read_ahead(load, indices), batch_size)
-    confusion, num_images = _accumulate(batches, count, classes.num_classes, on_batch)
+    confusion, num_images = _accumulate(
+        _batches(_read_ahead(load, indices), batch_size),
+        count,
+        classes.num_classes,
+        on_batch=on_batch,
+        write=write,
+    )
     return Result(
         confusion=confusion,
         scores=confusion_lib.scores(confusion, classes),

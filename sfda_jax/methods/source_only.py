@@ -2,15 +2,20 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from sfda_jax.data import transforms
+from sfda_jax.data.sampling import MIN_CLASS_PIXELS, rsc_order, temperature_order
 from sfda_jax.errors import ConfigError
 from sfda_jax.losses.cross_entropy import mean_cross_entropy
 from sfda_jax.methods.base import MethodBase, RoundContext
-from sfda_jax.models.forward import forward
+from sfda_jax.models.forward import forward, network_input, normalization
+from sfda_jax.ops.collectives import batch_places
+from sfda_jax.ops.photometric import PhotometricSettings, draw_images, photometric
 from sfda_jax.ops.resize import resize_bilinear
 from sfda_jax.registry import check_choice
 from sfda_jax.types import (
@@ -24,12 +29,16 @@ from sfda_jax.types import (
     Targets,
 )
 
-_STATISTICS = ("running", "batch")
+_CHOICES = {
+    "student_statistics": ("running", "batch"),
+    "photometric": ("host", "device"),
+    "sampling": ("uniform", "rare_class", "temperature"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Method(MethodBase):
-    """Cross-entropy over the labelled pixels; defaults of DT-ST's GTA5 model.
+    """Cross-entropy over the labelled pixels; defaults of DT-ST's source models.
 
     Attributes:
         batch_size: images per step, over all devices.
@@ -39,6 +48,15 @@ class Method(MethodBase):
         flip: mirror half of the images.
         jitter: strengths of brightness, contrast, saturation, hue.
         gray_probability: of losing all colour.
+        photometric: where colours change: on the `host` as published, bit for bit, or
+            on the `device` within the step, by the operations of `ops.photometric`.
+        blur_probability: of a Gaussian blur, on the device only.
+        sampling: `uniform`; `rare_class` draws images by their true classes (DT-ST's
+            GTA5 model); `temperature` draws a class, then an image (DAFormer).
+        min_class_pixels: pixels from which on an image holds a class, at the stored
+            size; published are 50 of `rare_class` and 3001 of `temperature`.
+        sub_epoch: draws after which `rare_class` counts classes anew.
+        temperature: of `temperature`; the smaller, the rarer the classes drawn.
         student_statistics: BatchNorm: `running` (published, frozen) or `batch`.
     """
 
@@ -49,13 +67,25 @@ class Method(MethodBase):
     flip: bool = False
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     gray_probability: float = 0.1
+    photometric: str = "host"
+    blur_probability: float = 0.0
+    sampling: str = "uniform"
+    min_class_pixels: int = MIN_CLASS_PIXELS
+    sub_epoch: int = 3000
+    temperature: float = 0.01
     student_statistics: str = "running"
 
     trains_on_source = True
 
     def __post_init__(self):
-        statistics = self.student_statistics
-        check_choice("source_only: student_statistics", statistics, _STATISTICS)
+        for name, known in _CHOICES.items():
+            check_choice(f"source_only: {name}", getattr(self, name), known)
+        if self.blur_probability and self.photometric == "host":
+            raise ConfigError(
+                f"source_only: blur_probability is {self.blur_probability}, but the "
+                "host does not blur.",
+                hint="Set photometric to device, or blur_probability to 0.",
+            )
         if len(self.crop_size) not in (0, 2):
             raise ConfigError(
                 f"source_only: crop_size is {self.crop_size}; expected (height, width) "
@@ -65,27 +95,49 @@ class Method(MethodBase):
     def begin_round(
         self, ctx: RoundContext, state: AdaptState
     ) -> tuple[AdaptState, Mapping[str, StreamSpec]]:
-        """The source stream; nothing to prepare."""
+        """The source stream, its order drawn from the classes where it is asked for."""
         transform = transforms.SourceTrain(
             size=self.size,
             scale_range=self.scale_range,
             crop=self.crop_size or None,
             flip=self.flip,
-            jitter=self.jitter,
-            gray_probability=self.gray_probability,
+            **self._colours() if self.photometric == "host" else {},
         )
         stream = StreamSpec(
-            domain="source", batch_size=self.batch_size, transform=transform
+            domain="source",
+            batch_size=self.batch_size,
+            transform=transform,
+            order=None if self.sampling == "uniform" else self._order(ctx),
         )
         return state, {"source": stream}
 
     def annotate(
         self, state: AdaptState, batch: Batch, key: Key
     ) -> tuple[AdaptState, Targets]:
-        """The source's own labels."""
+        """The source's own labels, and its images where the device changes them."""
         labels = batch["source"]["labels"].astype(jnp.int32)
         kept = (labels != IGNORE).astype(jnp.float32)
-        return state, Targets(labels=labels, weights=kept)
+        images = None
+        if self.photometric == "device":
+            images = self._augmented(batch["source"]["images"], key)
+        return state, Targets(labels=labels, weights=kept, images=images)
+
+    def _augmented(self, images: Array, key: Key) -> Float[Array, "b h w 3"]:
+        """Normalised images in other colours, each by its own decisions."""
+        settings = PhotometricSettings(
+            jitter_probability=float(any(self.jitter)),
+            blur_probability=self.blur_probability,
+            **self._colours(),
+        )
+        places = batch_places(len(images), self.axis_name)
+        return photometric(
+            network_input(self.model, images),
+            draw_images(key, places, settings),
+            normalization(self.model),
+        )
+
+    def _colours(self) -> dict[str, Any]:
+        return {"jitter": self.jitter, "gray_probability": self.gray_probability}
 
     def loss(
         self,
@@ -99,7 +151,7 @@ class Method(MethodBase):
         output, stats = forward(
             self.model,
             ModelState(params, state.student.batch_stats),
-            batch["source"]["images"],
+            batch["source"]["images"] if targets.images is None else targets.images,
             statistics=self.student_statistics,
             key=key,
         )
@@ -110,3 +162,24 @@ class Method(MethodBase):
             logits, targets.labels, denominator="kept", axis_name=self.axis_name
         )
         return loss, LossAux(metrics={}, batch_stats=stats)
+
+    def _order(self, ctx: RoundContext) -> np.ndarray:
+        """Positions of the images to visit, those with rare classes more often."""
+        pixels = ctx.class_pixels("source")
+        num_samples = ctx.num_steps * self.batch_size
+        if self.sampling == "temperature":
+            return temperature_order(
+                pixels.counts,
+                ctx.rng,
+                num_samples=num_samples,
+                temperature=self.temperature,
+                min_pixels=self.min_class_pixels,
+            )
+        return rsc_order(
+            pixels.ids,
+            pixels.presence(self.min_class_pixels),
+            ctx.rng,
+            num_samples=num_samples,
+            batch_size=self.batch_size,
+            sub_epoch=self.sub_epoch,
+        )

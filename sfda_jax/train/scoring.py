@@ -12,6 +12,7 @@ from sfda_jax.data.access import DataAccess
 from sfda_jax.data.transforms import Evaluate
 from sfda_jax.evaluation.evaluator import (
     Result,
+    Write,
     evaluate,
     format_table,
     pseudo_label_quality,
@@ -25,7 +26,14 @@ from sfda_jax.types import ModelState
 _log = logging.getLogger(__name__)
 
 
-def score(recipe: Recipe, state: ModelState, source, *, gamma: float) -> Result:
+def score(
+    recipe: Recipe,
+    state: ModelState,
+    source,
+    *,
+    gamma: float,
+    write: Write | None = None,
+) -> Result:
     """A network's scores on a labelled split, as the recipe evaluates.
 
     Args:
@@ -33,6 +41,7 @@ def score(recipe: Recipe, state: ModelState, source, *, gamma: float) -> Result:
         state: the network.
         source: the split.
         gamma: the tone curve of the network's method.
+        write: given every prediction; see `evaluator.evaluate`.
     """
     settings = recipe.evaluation
     return evaluate(
@@ -45,6 +54,7 @@ def score(recipe: Recipe, state: ModelState, source, *, gamma: float) -> Result:
         flip=settings.flip,
         scales=settings.scales,
         devices=jax.local_devices()[:1],  # the same program whatever the device count
+        write=write,
     )
 
 

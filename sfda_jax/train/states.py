@@ -1,17 +1,18 @@
 """The state a stage starts with: fresh, handed on, or from a published file."""
 
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from sfda_jax.methods.base import MethodBase
-from sfda_jax.train.checkpoints import abstract_like, load_item, save_item
 from sfda_jax.train.recipe import Recipe
 from sfda_jax.types import AdaptState, Key, ModelState
-from sfda_jax.weights.convert import load_torch, save_torch
-from sfda_jax.weights.layout import abstract_state, init_state
+from sfda_jax.weights.convert import Filled, load_published
+from sfda_jax.weights.layout import init_state
+from sfda_jax.weights.published_files import check_hash
 
 
 def stage_key(recipe: Recipe, stage: int) -> Key:
@@ -24,30 +25,32 @@ def init_network(recipe: Recipe) -> ModelState:
     return init_state(recipe.model, jax.random.key(recipe.seed))
 
 
-def load_network(recipe: Recipe, path: str) -> ModelState:
-    """The network of a published PyTorch file or of a converted Orbax folder.
+def load_network(recipe: Recipe, path: str, **choice: Any) -> ModelState:
+    """The network of a published file or of a converted Orbax folder.
 
-    `imagenet:PATH` takes the backbone only and leaves the head as initialised.
+    Args:
+        recipe: whose network the file must hold.
+        path: file or folder; `imagenet:PATH` takes the backbone only and leaves the
+            head as initialised.
+        choice: `layout`, `entry` and `waive` of `weights.convert.fill`.
 
     Raises:
         CheckpointError: the file is missing, damaged or of another network.
     """
+    return read_network(recipe, path, **choice).state
+
+
+def read_network(recipe: Recipe, path: str, **choice: Any) -> Filled:
+    """`load_network` with the report and the file's own arrays."""
     file = pathlib.Path(path.removeprefix("imagenet:"))
-    if file.is_dir():
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        shapes = abstract_state(recipe.model)
-        return load_item(file, "network", abstract_like(shapes, sharding))
-    initial = init_network(recipe)
-    only = path.startswith("imagenet:")
-    return load_torch(file, recipe.model, initial=initial, backbone_only=only)
-
-
-def save_network(recipe: Recipe, state: ModelState, path: pathlib.Path) -> None:
-    """Writes a network alone: a published PyTorch file (.pth) or an Orbax folder."""
-    if path.suffix in (".pth", ".pt"):
-        save_torch(path, state, recipe.model)
-    else:
-        save_item(path, "network", state)
+    check_hash(file)
+    return load_published(
+        file,
+        recipe.model,
+        backbone_only=path.startswith("imagenet:"),
+        initial=lambda: init_network(recipe),
+        **choice,
+    )
 
 
 def start_state(

@@ -2,6 +2,9 @@
 
 from sfda_jax.errors import CheckpointError
 
+KIND = "deeplab_v2_vgg"
+"""The network it fills."""
+
 SECTIONS = {"feature_extractor": "backbone", "classifier": "head"}
 """Section of the file → our submodule."""
 

@@ -1,120 +1,32 @@
 """PyTorch's checkpoint files, read and written without PyTorch and without trust.
 
-A `.pth` file is a pickle whose tensors point into raw storages. Here only the few
-names that tensors and plain containers need are honoured; a file that asks for
-anything else is refused before anything of it is built.
+A `.pth` file is a pickle whose tensors point into raw storages;
+`restricted_pickle` says what such a pickle may ask for.
 """
 
 import io
-import math
 import os
 import pathlib
-import pickle
 import struct
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from sfda_jax.errors import CheckpointError
+from sfda_jax.weights.restricted_pickle import DAMAGE, STORAGES, Unpickler, own
 
-_STORAGES = {
-    "DoubleStorage": np.dtype(np.float64),
-    "FloatStorage": np.dtype(np.float32),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "LongStorage": np.dtype(np.int64),
-    "IntStorage": np.dtype(np.int32),
-    "ShortStorage": np.dtype(np.int16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "BoolStorage": np.dtype(np.bool_),
-}
+# The legacy layout starts with a pickle of this number alone.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PICKLED = b"\x8a\x0a" + _LEGACY_MAGIC.to_bytes(10, "little")
+_LEGACY_START = 32
 _LEGACY_PROTOCOL = 1001
 
-# What a damaged file makes pickle, struct and zipfile raise.
-_DAMAGE = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    EOFError,
-    ValueError,
-    TypeError,
-    KeyError,
-    IndexError,
-    AttributeError,
-    NotImplementedError,
-    UnicodeDecodeError,
-    MemoryError,
-    OverflowError,
-)
 
-
-class _RebuildTensor:
-    # Instances without attributes, so that a pickle cannot alter our functions.
-    __slots__ = ()
-
-    def __call__(self, storage, offset, size, stride, *_unused):
-        return _tensor(storage, int(offset), tuple(size), tuple(stride))
-
-
-class _RebuildParameter:
-    __slots__ = ()
-
-    def __call__(self, data, *_unused):
-        return data
-
-
-_NAMES = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor"): _RebuildTensor(),
-    ("torch._utils", "_rebuild_tensor_v2"): _RebuildTensor(),
-    ("torch._utils", "_rebuild_parameter"): _RebuildParameter(),
-}
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(
-        self, file: io.BufferedIOBase, load_storage: Callable[..., np.ndarray]
-    ):
-        super().__init__(file, encoding="utf-8")
-        self._load_storage = load_storage
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _NAMES:
-            return _NAMES[module, name]
-        if module in ("torch", "torch.storage") and name in _STORAGES:
-            return _STORAGES[name]
-        raise CheckpointError(
-            f"The file refers to {module}.{name}, which is neither a tensor nor a "
-            "plain container; it was not run.",
-            hint="Save only state dicts: torch.save(network.state_dict(), path).",
-        )
-
-    def persistent_load(self, reference: Any) -> np.ndarray:
-        kind, dtype, key, _location, count, *view = reference
-        if kind != "storage" or any(v is not None for v in view):
-            raise ValueError(f"unknown reference {kind!r}")
-        return self._load_storage(dtype, str(key), int(count))
-
-
-def _tensor(
-    storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
-) -> np.ndarray:
-    """View of a storage; strides and offset count elements and are checked."""
-    if len(size) != len(stride) or min((offset, *size, *stride)) < 0:
-        raise ValueError("negative or inconsistent size, stride or offset")
-    last = offset + sum((n - 1) * s for n, s in zip(size, stride, strict=True))
-    if math.prod(size) and last >= storage.size:
-        raise ValueError(f"tensor ends at {last}, its storage at {storage.size}")
-    if not math.prod(size):
-        return np.zeros(size, storage.dtype)
-    strides = tuple(s * storage.itemsize for s in stride)
-    return np.lib.stride_tricks.as_strided(storage[offset:], size, strides)
+def is_legacy(head: bytes) -> bool:
+    """Whether a file that starts like this is in PyTorch's legacy layout."""
+    return head[:1] == b"\x80" and _LEGACY_PICKLED in head[:_LEGACY_START]
 
 
 def _read_zip(file: io.BufferedIOBase) -> Any:
@@ -135,14 +47,11 @@ def _read_zip(file: io.BufferedIOBase) -> Any:
                 storages[key] = np.frombuffer(raw, dtype, count)
             return storages[key]
 
-        return _Unpickler(io.BytesIO(archive.read(found[0])), load_storage).load()
+        return Unpickler(io.BytesIO(archive.read(found[0])), load_storage).load()
 
 
 def _read_legacy(file: io.BufferedIOBase, total: int) -> Any:
     storages: dict[str, np.ndarray] = {}
-
-    def no_storage(dtype, key, count):
-        raise ValueError("storage in the header")
 
     def load_storage(dtype, key, count):
         if key not in storages:
@@ -151,30 +60,19 @@ def _read_legacy(file: io.BufferedIOBase, total: int) -> Any:
             storages[key] = np.zeros(count, dtype)
         return storages[key]
 
-    if _Unpickler(file, no_storage).load() != _LEGACY_MAGIC:
+    if Unpickler(file).load() != _LEGACY_MAGIC:
         raise ValueError("unknown magic number")
-    if _Unpickler(file, no_storage).load() != _LEGACY_PROTOCOL:
+    if Unpickler(file).load() != _LEGACY_PROTOCOL:
         raise ValueError("unknown protocol")
-    if not _Unpickler(file, no_storage).load().get("little_endian", True):
+    if not Unpickler(file).load().get("little_endian", True):
         raise ValueError("big-endian file")
-    tree = _Unpickler(file, load_storage).load()
-    for key in _Unpickler(file, no_storage).load():
+    tree = Unpickler(file, load_storage).load()
+    for key in Unpickler(file).load():
         storage = storages[str(key)]
         (count,) = struct.unpack("<q", file.read(8))
         if count != storage.size:
             raise ValueError(f"storage {key} has {count} elements, not {storage.size}")
         storage[:] = np.frombuffer(file.read(storage.nbytes), storage.dtype, count)
-    return tree
-
-
-def _own(tree: Any) -> Any:
-    """The same tree with plain dicts and contiguous arrays of their own memory."""
-    if isinstance(tree, np.ndarray):
-        return np.array(tree, order="C")
-    if isinstance(tree, Mapping):
-        return {key: _own(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(_own(value) for value in tree)
     return tree
 
 
@@ -201,11 +99,11 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
             is_zip = file.read(4) == b"PK\x03\x04"
             file.seek(0)
             if is_zip:
-                return _own(_read_zip(file))
-            return _own(_read_legacy(file, path.stat().st_size))
+                return own(_read_zip(file))
+            return own(_read_legacy(file, path.stat().st_size))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error.message}", hint=error.hint) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise CheckpointError(
             f"{path} is no readable PyTorch checkpoint ({error}).",
             hint="Download or save it again.",
@@ -227,7 +125,7 @@ class _Pickle:
         self.out += b")R"
 
     def array(self, array: np.ndarray):
-        kinds = {dtype: name for name, dtype in _STORAGES.items()}
+        kinds = {dtype: name for name, dtype in STORAGES.items()}
         if array.dtype not in kinds:
             raise CheckpointError(f"PyTorch files hold no {array.dtype} arrays.")
         array = np.asarray(array, order="C")

@@ -53,5 +53,7 @@ def test_public_names():
         "evaluate",
         "predict",
         "load_config",
+        "load_model",
+        "list_models",
     ]
     assert all(getattr(sfda_jax, name) for name in sfda_jax.__all__)

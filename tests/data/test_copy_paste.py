@@ -92,3 +92,28 @@ def test_scaled_objects_stay_inside_and_input_is_left_alone(seed):
     assert not base.any()
     np.testing.assert_array_equal(image[..., 0] == 9, mix != 255)
     assert set(np.unique(mix)) <= {POLE, SIGN, 255}
+
+
+@pytest.mark.parametrize("step", [2, 3, 4])
+@pytest.mark.parametrize("seed", range(3))
+def test_labels_at_a_fraction_of_the_size(seed, step):
+    rng = np.random.default_rng(seed)
+    values = np.array([POLE, 6, SIGN, RIDER, 255], np.uint8)
+    label = rng.choice(values, (15, 12), p=[0.2, 0.1, 0.1, 0.1, 0.5])
+    candidate = rng.integers(0, 256, (15 * step, 12 * step, 3), dtype=np.uint8)
+    results = [
+        copy_paste(
+            np.zeros((40, 60, 3), np.uint8),
+            candidate,
+            given,
+            POLE,
+            companions=COMPANIONS_19,
+            draws=_draws(seed),
+            scale_min=0.6,
+            min_component_pixels=3 * step**2 - 1,
+        )
+        for given in (label, label.repeat(step, 0).repeat(step, 1))
+    ]
+    assert (results[0][1] == POLE).any()
+    for small, whole in zip(*results, strict=True):
+        np.testing.assert_array_equal(small, whole)

@@ -77,3 +77,22 @@ def test_round_gives_every_byte_back_and_truncate_loses_one(precision):
 def test_hole_becomes_the_mean_colour():
     assert image_ops.denormalised_zero("truncate").tolist() == [123, 116, 103]
     assert image_ops.denormalised_zero("round").tolist() == [124, 116, 104]
+
+
+@pytest.mark.parametrize(
+    ("size", "new_size"),
+    [((20, 30), (31, 44)), ((60, 13), (21, 9)), ((17, 40), (17, 23)), ((9, 9), (9, 9))],
+)
+def test_a_part_resized_is_the_crop_of_the_whole(size, new_size):
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    whole = image_ops.resize(image, new_size, "bicubic")
+    for _ in range(20):
+        top, left = (int(rng.integers(n)) for n in new_size)
+        bottom = int(rng.integers(top, new_size[0])) + 1
+        right = int(rng.integers(left, new_size[1])) + 1
+        box = (top, bottom, left, right)
+        at = image_ops.reach(size, new_size, box)
+        part = image_ops.crop(image, at)
+        resized = image_ops.resize_part(part, at, size, new_size=new_size, box=box)
+        np.testing.assert_array_equal(resized, image_ops.crop(whole, box))

@@ -7,6 +7,7 @@ from sfda_jax.data import image_ops
 from sfda_jax.data.strong_augment import (
     AugmentDecisions,
     AugmentSettings,
+    augment_bytes,
     cutout_keep,
     draw_decisions,
     strong_augment,
@@ -106,3 +107,21 @@ def test_crop_larger_than_the_smallest_scale_is_refused():
     SETTINGS.check((640, 1280), (480, 960))
     with pytest.raises(ConfigError, match=r"\(480, 960\).*\(450, 900\)"):
         SETTINGS.check((600, 1200), (480, 960))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_only_what_the_crop_needs_is_worked_on(image, seed):
+    settings = dataclasses.replace(SETTINGS, scale_range=(0.7, 2.5))
+    decisions = _draw(seed, settings)
+    whole = image
+    if decisions.blur_sigma is not None:
+        whole = image_ops.blur5(whole, decisions.blur_sigma)
+    for operation in decisions.jitter_order:
+        factor = decisions.jitter_factors[operation]
+        whole = image_ops.JITTER[operation](whole, factor)
+    if decisions.gray:
+        whole = image_ops.grayscale(whole)
+    whole = image_ops.resize(whole, decisions.rescale_size, "bicubic")
+    crop = image_ops.crop(whole, decisions.crop)
+    expected = image_ops.flip(crop) if decisions.flip else crop
+    np.testing.assert_array_equal(augment_bytes(image, decisions), expected)
