@@ -14,9 +14,7 @@ from sfda_jax.data.wrong_labels import are_instance_ids, class_colours
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
-def fault(
-    message: str, *, dataset: str, mend: str, kind: str = "layout"
-) -> FileFault:
+def fault(message: str, *, dataset: str, mend: str, kind: str = "layout") -> FileFault:
     """An error that says what to mend, what finds the like, and the command to run.
 
     Args:

@@ -12,10 +12,12 @@ class Segmenter(nn.Module):
     """A `backbone` and a `head`, set up by the subclass under these names.
 
     The optimiser tells the two apart by name, and `classify` runs the head alone.
-    `normalization` names what is done to stored images, see `ops.color.SCHEMES`.
+    `normalization` names what is done to stored images, see `ops.color.SCHEMES`;
+    `align_corners` is how its publication enlarges the logits.
     """
 
     normalization: ClassVar[str] = "imagenet"
+    align_corners: ClassVar[bool] = True
 
     def __call__(
         self,

@@ -1,5 +1,7 @@
 """DeepLabV2 on a ResNet v1c with a projection: a student of ATP and SePiCo."""
 
+from typing import ClassVar
+
 from jaxtyping import Array, Float
 
 from sfda_jax.models import deeplab_v2
@@ -22,6 +24,8 @@ class Model(deeplab_v2.Model):
     frozen_bn: bool = False
     bn_eps: float = 1e-5
     projection_channels: int = 512
+
+    align_corners: ClassVar[bool] = False
 
     def setup(self):  # noqa: D102
         super().setup()

@@ -66,6 +66,7 @@ class PyramidSegmenter(Segmenter):
     scan_blocks: bool = False
 
     stride: ClassVar[int] = 4
+    align_corners: ClassVar[bool] = False
 
     def setup(self):  # noqa: D102
         check_stages("model.remat", self.remat, (*STAGES, HEAD))

@@ -1,6 +1,6 @@
 """Where every array of a published checkpoint lives in our variables.
 
-A layout is a module `<layout>_names` beside this one. It defines
+A layout is a module of `weights/layouts/`. It defines
 
 - `KIND`: the `models/` module it fills,
 - `SECTIONS`: section of the file → our submodule, `{"": ""}` for one state dict,
@@ -9,7 +9,8 @@ A layout is a module `<layout>_names` beside this one. It defines
   name stands for the length of the leaf's last axis,
 
 and, where turning kernels is not all there is to it, `to_published(path, array)` and
-`to_ours(path, array)`. A kind may have several; `<kind>_names` is the one written.
+`to_ours(path, array)`. A kind may have several; the one of its own name is the one
+written.
 """
 
 import collections
@@ -30,6 +31,7 @@ from flax import traverse_util
 from sfda_jax.errors import CheckpointError
 from sfda_jax.registry import check_choice
 from sfda_jax.types import Key, ModelState
+from sfda_jax.weights import layouts
 
 OUTPUTS = "{outputs}"
 """Stands for a leaf's last axis in a published name."""
@@ -37,7 +39,6 @@ OUTPUTS = "{outputs}"
 COLLECTIONS = ("params", "batch_stats")
 """Trees of one network's variables."""
 
-_SUFFIX = "_names"
 _QUICK_COMPILE = {
     "xla_backend_optimization_level": 0,
     "xla_llvm_disable_expensive_passes": True,
@@ -86,20 +87,18 @@ def kind_of(model: nn.Module) -> str:
 @functools.cache
 def layout_names(kind: str) -> tuple[str, ...]:
     """Names of the layouts known for a kind of network, the default one first."""
-    package = importlib.import_module(__package__)
-    stems = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    found = [stem.removesuffix(_SUFFIX) for stem in stems if stem.endswith(_SUFFIX)]
-    fitting = [name for name in found if kind == _layout(name).KIND]
+    found = [module.name for module in pkgutil.iter_modules(layouts.__path__)]
+    fitting = [name for name in found if kind == getattr(_layout(name), "KIND", "")]
     return tuple(sorted(fitting, key=lambda name: (name != kind, name)))
 
 
 def _layout(name: str) -> ModuleType:
-    return importlib.import_module(f"{__package__}.{name}{_SUFFIX}")
+    return importlib.import_module(f"{layouts.__name__}.{name}")
 
 
 def layout_name(layout: ModuleType) -> str:
     """The name that `--layout` and reports call a layout by."""
-    return layout.__name__.rsplit(".", 1)[-1].removesuffix(_SUFFIX)
+    return layout.__name__.rsplit(".", 1)[-1]
 
 
 def layouts_of(model: nn.Module, name: str = "") -> tuple[ModuleType, ...]:
@@ -120,7 +119,7 @@ def layouts_of_kind(kind: str, name: str = "") -> tuple[ModuleType, ...]:
     """`layouts_of` a network of this kind."""
     names = layout_names(kind)
     if not names:
-        module = f"{__package__}.{kind}{_SUFFIX}".replace(".", "/")
+        module = f"{layouts.__name__}.{kind}".replace(".", "/")
         raise CheckpointError(
             f"No published checkpoint layout is known for the network {kind!r}.",
             hint="Write an Orbax folder, or our own names: --layout ours. A layout is "

@@ -1,4 +1,5 @@
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -124,6 +125,16 @@ def test_worker_processes_give_the_same_batches():
     _assert_equal(expected[3:], _batches(workers=2, start=3))
     with pytest.raises(DataError, match=r"'n3'.*no mask"):
         _batches(spec=_spec(transform=refuse_three), workers=2, steps=3)
+
+
+@pytest.mark.slow
+def test_a_closed_stream_lets_go_of_shared_memory():
+    with open_stream(Numbers(), _spec(), seed=(0,), num_steps=4, workers=1) as stream:
+        arrays = [weakref.ref(next(stream)["images"]) for _ in range(4)]
+    assert all(ref() is None for ref in arrays)
+    with pytest.raises(StopIteration):
+        next(stream)
+    stream.close()
 
 
 def test_faults_name_the_example():

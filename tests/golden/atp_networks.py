@@ -25,13 +25,11 @@ from sfda_jax.models.parameter_groups import rate_and_decay
 from sfda_jax.models.projection import ProjectionHead
 from sfda_jax.models.pyramid_head import PyramidHead, batch_norm
 from sfda_jax.types import SegOutput
-from sfda_jax.weights import (
-    daformer_names,
-    mix_transformer_names,
-    segformer_names,
-    upernet_names,
-)
 from sfda_jax.weights.layout import published_entries
+from sfda_jax.weights.layouts import daformer as daformer_names
+from sfda_jax.weights.layouts import mix_transformer as mix_transformer_names
+from sfda_jax.weights.layouts import segformer as segformer_names
+from sfda_jax.weights.layouts import upernet as upernet_names
 from tests.golden.published_weights import fill, nchw, nhwc, published, stored
 
 SYSTEM = "atp"

@@ -9,7 +9,7 @@ import numpy as np
 from sfda_jax.models.deeplab_v2 import PUBLISHED, AsppHead
 from sfda_jax.models.resnet import ResNet
 from sfda_jax.ops.resize import resize_bilinear
-from sfda_jax.weights import deeplab_v2_atp_names as layout
+from sfda_jax.weights.layouts import deeplab_v2_atp as layout
 from tests.golden.published_weights import fill, nchw, nhwc, stored
 
 SYSTEM = "atp"

@@ -14,8 +14,8 @@ from sfda_jax.models.layers import BatchNorm, max_pool3x3
 from sfda_jax.models.pyramid_head import PyramidHead
 from sfda_jax.models.resnet import Bottleneck, ResNet
 from sfda_jax.ops.resize import resize_bilinear
-from sfda_jax.weights import deeplab_v3_plus_names as layout
 from sfda_jax.weights.layout import published_entries
+from sfda_jax.weights.layouts import deeplab_v3_plus as layout
 from tests.golden.bismap_hash_weights import hash_weight
 from tests.golden.published_weights import fill, nchw, nhwc, published
 

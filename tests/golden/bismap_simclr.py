@@ -10,13 +10,13 @@ import numpy as np
 from sfda_jax.models import simclr
 from sfda_jax.models.layers import BatchNorm, max_pool3x3
 from sfda_jax.models.resnet import Bottleneck, ResNet
-from sfda_jax.weights import (
-    deeplab_v3_plus_names,
-    deeplab_v3_plus_simclr_names,
-    simclr_torchvision_names,
-)
-from sfda_jax.weights import simclr_names as layout
 from sfda_jax.weights.layout import published_entries
+from sfda_jax.weights.layouts import deeplab_v3_plus as deeplab_v3_plus_names
+from sfda_jax.weights.layouts import (
+    deeplab_v3_plus_simclr as deeplab_v3_plus_simclr_names,
+)
+from sfda_jax.weights.layouts import simclr as layout
+from sfda_jax.weights.layouts import simclr_torchvision as simclr_torchvision_names
 from tests.golden.bismap_hash_weights import hash_weight
 from tests.golden.published_weights import fill, nchw, nhwc
 

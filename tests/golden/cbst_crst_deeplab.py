@@ -15,8 +15,8 @@ from sfda_jax.models.parameter_groups import sgd_visits
 from sfda_jax.models.resnet import Bottleneck
 from sfda_jax.ops.resize import resize_bilinear
 from sfda_jax.types import IGNORE
-from sfda_jax.weights import deeplab_v2_crst_names as layout
 from sfda_jax.weights.layout import published_entries
+from sfda_jax.weights.layouts import deeplab_v2_crst as layout
 from tests.golden.published_weights import fill, nchw, nhwc, published, stored
 
 SYSTEM = "cbst_crst"

@@ -11,8 +11,8 @@ import numpy as np
 from sfda_jax.models import wide_resnet38
 from sfda_jax.models.layers import BatchNorm
 from sfda_jax.models.parameter_groups import cbst_rate_and_decay
-from sfda_jax.weights import wide_resnet38_names as layout
 from sfda_jax.weights.layout import published_entries, to_ours, unflatten
+from sfda_jax.weights.layouts import wide_resnet38 as layout
 from sfda_jax.weights.mxnet_file import read_mxnet_file
 from tests.golden.published_weights import fill, nchw, nhwc, published
 

@@ -13,9 +13,9 @@ from sfda_jax.models import deeplab_v2, discriminator
 from sfda_jax.models.layers import BatchNorm, max_pool3x3
 from sfda_jax.models.resnet import Bottleneck, ResNet
 from sfda_jax.ops.resize import resize_bilinear, resize_nearest
-from sfda_jax.weights import deeplab_v2_iast_names as layout
-from sfda_jax.weights import discriminator_names
 from sfda_jax.weights.layout import published_entries
+from sfda_jax.weights.layouts import deeplab_v2_iast as layout
+from sfda_jax.weights.layouts import discriminator as discriminator_names
 from tests.golden.published_weights import (
     fill,
     nchw,

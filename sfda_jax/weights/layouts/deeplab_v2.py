@@ -1,7 +1,7 @@
 """Published names of DeepLabV2-ResNet checkpoints (DT-ST, SND, Stable-ST)."""
 
 from sfda_jax.errors import CheckpointError
-from sfda_jax.weights.torchvision_resnet import CONV, layer_name
+from sfda_jax.weights.layouts.torchvision_resnet import CONV, layer_name
 
 KIND = "deeplab_v2"
 """The network it fills."""
