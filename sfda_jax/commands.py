@@ -113,6 +113,7 @@ def predict(
         classes=recipe.task.classes,
         scales=settings.scales,
         flip=settings.flip,
+        align_corners=recipe.model.align_corners,
         gamma=_gamma(recipe, stage),
     )
 

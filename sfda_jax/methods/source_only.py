@@ -156,7 +156,9 @@ class Method(MethodBase):
             key=key,
         )
         logits = resize_bilinear(
-            output.logits, targets.labels.shape[1:3], align_corners=True
+            output.logits,
+            targets.labels.shape[1:3],
+            align_corners=self.model.align_corners,
         )
         loss = mean_cross_entropy(
             logits, targets.labels, denominator="kept", axis_name=self.axis_name

@@ -53,6 +53,7 @@ def score(
         classes=recipe.task.classes,
         flip=settings.flip,
         scales=settings.scales,
+        align_corners=recipe.model.align_corners,
         devices=jax.local_devices()[:1],  # the same program whatever the device count
         write=write,
     )

@@ -1,6 +1,7 @@
 """A round context and a store in memory, a task, and small networks."""
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import numpy as np
@@ -43,6 +44,8 @@ class Model(nn.Module):
     frozen_bn: bool = False
     bn_momentum: float = 0.1
     axis_name: str | None = None
+
+    align_corners: ClassVar[bool] = True
 
     def setup(self):
         norm = BatchNorm(
