@@ -18,6 +18,11 @@ from sfda_jax.weights.networks import NETWORKS
 
 _log = logging.getLogger(__name__)
 
+_LINE = (
+    "%(network)s, %(pass)s: compiled in %(compile_seconds)s s, step %(step_median)s s, "
+    "peak memory %(host_peak_gib)s GiB (temporary buffers %(temporary_gib)s GiB)."
+)
+
 
 def bench_networks(
     names: Sequence[str] = (),
@@ -52,7 +57,7 @@ def bench_networks(
             with spawn.Pool(1) as pool:
                 arguments = (name, backward, size, num_steps, dict(settings or {}))
                 rows.append(pool.apply(_measure, arguments))
-            _log.info("%s", rows[-1])
+            _log.info(_LINE, rows[-1])
     return rows
 
 
