@@ -18,13 +18,14 @@ STD = (0.229, 0.224, 0.225)
 """Per-channel statistics of images scaled to 0-1, RGB."""
 
 Denorm = Literal["truncate", "round"]
-Resample = Literal["nearest", "bilinear", "bicubic"]
+Resample = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ImageArray = UInt8[np.ndarray, "h w 3"]
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
 }
 _LEVELS = np.arange(256, dtype=np.float32)
 
@@ -118,7 +119,7 @@ def resize(
     size: tuple[int, int],
     resample: Resample,
 ) -> UInt8[np.ndarray, "..."]:
-    """Image or label map at another size; bilinear and bicubic antialias.
+    """Image or label map at another size; all but `nearest` antialias.
 
     Args:
         array: uint8[H,W,3] or uint8[H,W].
@@ -130,6 +131,43 @@ def resize(
     height, width = size
     resized = Image.fromarray(array).resize((width, height), _RESAMPLING[resample])
     return np.asarray(resized)
+
+
+def rule(size: tuple[int, int], new_size: tuple[int, int]) -> Resample:
+    """The filter that CBST resizes images with (cbst_crst.md, section 3.1).
+
+    Lanczos if both sides shrink, bicubic if both grow, bilinear otherwise.
+    """
+    if all(new < old for old, new in zip(size, new_size, strict=True)):
+        return "lanczos"
+    if all(new > old for old, new in zip(size, new_size, strict=True)):
+        return "bicubic"
+    return "bilinear"
+
+
+def resize_by_rule(
+    image: ImageArray, size: tuple[int, int]
+) -> UInt8[np.ndarray, "new_h new_w 3"]:
+    """Image at another size, by the filter of `rule`."""
+    return resize(image, size, rule(image.shape[:2], size))
+
+
+def resize_opencv(
+    image: ImageArray, size: tuple[int, int] | None = None, *, scale: float = 1.0
+) -> UInt8[np.ndarray, "new_h new_w 3"]:
+    """Image at another size, bilinear as OpenCV has it: nothing antialiases.
+
+    Args:
+        image: uint8[H,W,3].
+        size: (height, width) of the result; None multiplies the image's by `scale`,
+            rounded half to even.
+        scale: then pixels lie exactly this far apart, whatever the rounding.
+    """
+    if size is not None:
+        return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
+    if scale == 1.0:
+        return image
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
 
 
 def reach(
@@ -191,6 +229,33 @@ def crop(
     """
     y1, y2, x1, x2 = box
     return array[y1:y2, x1:x2]
+
+
+def crop_filled(
+    array: UInt8[np.ndarray, "..."],
+    box: tuple[int, int, int, int],
+    fill: int | tuple[int, ...],
+) -> UInt8[np.ndarray, "..."]:
+    """Rows y1 to y2 and columns x1 to x2, `fill` where the box leaves the image.
+
+    Args:
+        array: uint8[H,W,...].
+        box: (y1, y2, x1, x2); may lie partly or wholly outside.
+        fill: value or colour.
+    """
+    y1, y2, x1, x2 = box
+    height, width = array.shape[:2]
+    top, bottom = max(y1, 0), min(y2, height)
+    left, right = max(x1, 0), min(x2, width)
+    if (top, bottom, left, right) == box:
+        return array[y1:y2, x1:x2]
+    out = np.empty((y2 - y1, x2 - x1, *array.shape[2:]), np.uint8)
+    out[:] = fill
+    if top < bottom and left < right:
+        out[top - y1 : bottom - y1, left - x1 : right - x1] = array[
+            top:bottom, left:right
+        ]
+    return out
 
 
 def flip(array: UInt8[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
