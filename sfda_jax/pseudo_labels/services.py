@@ -1,0 +1,134 @@
+"""What the driver lends to a round: data, forward passes, a store of label maps."""
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Array, Num, PyTree, UInt32
+
+from sfda_jax.data.statistics import ClassPixels
+from sfda_jax.tasks import Task
+from sfda_jax.types import ModelState, RandomAccess, Transform
+
+
+@runtime_checkable
+class LabelStore(Protocol):
+    """Per-image label maps of one round, written once and read by the streams."""
+
+    def complete(self) -> bool:
+        """Whether the round's maps are all there, as they were written."""
+
+    def write(self, name: str, example_id: str, labels: np.ndarray) -> None:
+        """Writes one map, uint8[H,W], under a name such as `candidates`."""
+
+    def read(self, name: str, example_id: str) -> np.ndarray:
+        """One map, uint8[H,W]."""
+
+    def write_soft(self, name: str, example_id: str, probs: np.ndarray) -> None:
+        """Writes one map of class weights, float16[H,W,C]."""
+
+    def read_soft(self, name: str, example_id: str) -> np.ndarray:
+        """One map of class weights, float16[H,W,C]."""
+
+    def save_progress(
+        self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> None:
+        """Remembers how far an unfinished round has come, and the maps written so far.
+
+        Replaces what was remembered before, atomically; `finish` forgets it.
+        """
+
+    def progress(self) -> tuple[Mapping[str, Any], Mapping[str, np.ndarray]] | None:
+        """What `save_progress` was given last; None where nothing sound is there.
+
+        From then on the maps written before it count as written.
+        """
+
+    def shared(self) -> "LabelStore":
+        """The same maps, where every process writes those of its own images.
+
+        Otherwise only the first process writes. `finish` takes up what the processes
+        had written when they saved their progress last.
+        """
+
+    def parts(self) -> list[Mapping[str, Any]]:
+        """The facts that every writing process saved last, in the processes' order."""
+
+    def finish(self, meta: Mapping[str, Any]) -> None:
+        """Marks the round's maps as complete, with what else it must remember."""
+
+    @property
+    def meta(self) -> Mapping[str, Any]:
+        """What `finish` was given."""
+
+
+@runtime_checkable
+class RoundContext(Protocol):
+    """Services the driver lends to `begin_round`; the only way to data and disk.
+
+    Attributes:
+        round: index of the round in its stage, from 0.
+        num_steps: steps this round will run.
+        rng: host generator, a function of (seed, stage, round).
+        store: this round's label maps (already complete when a run is resumed).
+        previous: the last round's label maps in this stage, or None in round 0.
+        labeller: the network that the round's `labels_from` names, or None: then the
+            student labels.
+        scratch: folder for what does not fit into memory, of this process alone;
+            kept until the round's labels are complete.
+    """
+
+    round: int
+    num_steps: int
+    rng: np.random.Generator
+    task: Task
+    store: LabelStore
+    previous: LabelStore | None
+    labeller: ModelState | None
+    scratch: pathlib.Path
+
+    def images(self, domain: str) -> RandomAccess:
+        """The training split, random access; target records carry no `label`."""
+
+    def class_pixels(self, domain: str) -> ClassPixels:
+        """Pixels of each class in each training image of the source, in its order."""
+
+    def class_maps(
+        self, domain: str, size: tuple[int, int]
+    ) -> UInt32[np.ndarray, "c h w"]:
+        """In how many of the source's training images each class lies at each pixel.
+
+        Labels are resized to `size` (height, width), nearest: the counts that
+        `data.statistics` makes spatial priors of.
+        """
+
+    def total(self, counts: Num[np.ndarray, "..."]) -> Num[np.ndarray, "..."]:
+        """The elementwise sum of every process's array; exact for integers."""
+
+    def forward(
+        self,
+        fn: Callable[[PyTree, Array], PyTree],
+        variables: PyTree,
+        *,
+        domain: str = "target",
+        transform: Transform,
+        batch_size: int,
+        order: np.ndarray | None = None,
+        start: int = 0,
+        shared: bool = False,
+    ) -> Iterator[tuple[list[str], PyTree]]:
+        """Yields (ids, host arrays) of `fn(variables, images)` over the training split.
+
+        File order, or `order`; `fn` is jitted; the last batch is padded and trimmed.
+
+        Args:
+            fn: pure, `images` uint8[b,h,w,3]; its results have the batch axis first.
+            variables: any pytree, placed on the devices once.
+            domain: whose training split.
+            transform: gives `images`.
+            batch_size: images per forward pass of a process.
+            order: positions to visit.
+            start: batches to leave out, because an earlier run has done them.
+            shared: processes take every P-th image each; otherwise each sees all.
+        """
