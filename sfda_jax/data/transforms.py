@@ -15,6 +15,7 @@ from sfda_jax.data import image_ops
 from sfda_jax.data.copy_paste import MIN_COMPONENT_PIXELS, RngDraws, copy_paste
 from sfda_jax.data.image_ops import Resample
 from sfda_jax.data.sampling import MIN_CLASS_PIXELS
+from sfda_jax.data.sized_input import SizedInput
 from sfda_jax.data.strong_augment import (
     AugmentSettings,
     draw_decisions,
@@ -56,24 +57,37 @@ class Resize:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """`images` at the test size, bicubic, and `labels` at their own size.
+    """`images` at the test size, and `labels` at their own size.
 
     `labels` is missing where the record has none.
 
     Attributes:
-        size: (height, width) of the network's input; None keeps the image's own.
+        size: (height, width) of the network's input, or its longer side alone; empty
+            keeps the image's own.
+        resample: see `SizedInput`.
         gamma: exponent of a tone curve applied first, 1.0 for none.
     """
 
-    size: Size | None = None
+    size: tuple[int, ...] = ()
+    resample: str = "bicubic"
     gamma: float = 1.0
+
+    def __post_init__(self):
+        """Checks the settings.
+
+        Raises:
+            ConfigError: an unknown filter, a size of more than two numbers.
+        """
+        self._input()
+
+    def _input(self) -> SizedInput:
+        return SizedInput(size=self.size, resample=self.resample, gamma=self.gamma)
 
     def __call__(
         self, record: Record, rng: np.random.Generator
     ) -> dict[str, np.ndarray]:
         """The arrays of one record."""
-        resize = Resize(size=self.size, resample="bicubic", gamma=self.gamma)
-        arrays = resize(record, rng)
+        arrays = self._input()(record, rng)
         if "label" in record:
             arrays["labels"] = record["label"]
         return arrays

@@ -12,6 +12,9 @@ from jaxtyping import Array, Float, Int, Integer
 from sfda_jax.tasks import ClassSpace
 from sfda_jax.types import IGNORE
 
+ABSENT = ("skip", "zero")
+"""What classes without any pixel count in means: see `scores`."""
+
 
 def confusion_matrix(
     labels: Integer[Array, "..."],
@@ -42,9 +45,9 @@ class Scores:
     """What a confusion matrix says; fractions in [0, 1].
 
     Attributes:
-        iou: float64[C]; NaN for a class in neither ground truth nor prediction, 0 for
-            one that is only predicted.
-        class_accuracy: float64[C], recall; NaN without ground truth.
+        iou: float64[C]; for a class in neither ground truth nor prediction NaN (or 0,
+            see `scores`), 0 for one that is only predicted.
+        class_accuracy: float64[C], recall; NaN (or 0) without ground truth.
         subsets: subset name → mean IoU over its classes, NaNs left out.
         accuracy: share of valid pixels predicted right.
     """
@@ -88,19 +91,26 @@ def _mean(values: np.ndarray) -> float:
     return float(present.mean()) if present.size else math.nan
 
 
-def scores(confusion: Int[np.ndarray, "c c"], classes: ClassSpace) -> Scores:
+def scores(
+    confusion: Int[np.ndarray, "c c"], classes: ClassSpace, *, absent: str = "skip"
+) -> Scores:
     """Scores by the official Cityscapes rule, from one matrix over all images.
 
     Args:
         confusion: int64[C,C], rows are the ground truth.
         classes: the class space; its subsets name the means.
+        absent: `skip` leaves a class without any pixel out of the means, as the
+            official rule does; `zero` counts it as 0 (IAST, CBST, CRST).
     """
     hits = np.diagonal(confusion)
     targets, predicted = confusion.sum(1), confusion.sum(0)
     iou = ratio(hits, targets + predicted - hits)
+    class_accuracy = ratio(hits, targets)
+    if absent == "zero":
+        iou, class_accuracy = np.nan_to_num(iou), np.nan_to_num(class_accuracy)
     return Scores(
         iou=iou,
-        class_accuracy=ratio(hits, targets),
+        class_accuracy=class_accuracy,
         subsets={name: _mean(iou[list(ids)]) for name, ids in classes.subsets.items()},
         accuracy=float(ratio(hits.sum(keepdims=True), targets.sum(keepdims=True))[0]),
     )

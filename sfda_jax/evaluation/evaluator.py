@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 from PIL import Image
 
 from sfda_jax.errors import DataError
 from sfda_jax.evaluation import confusion as confusion_lib
-from sfda_jax.evaluation.predictor import merge_views, view_logits
+from sfda_jax.evaluation.predictor import SINGLE, Views, merge_views, view_logits
+from sfda_jax.ops.processes import total as sum_over_processes
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.tasks import ClassSpace
 from sfda_jax.types import IGNORE, RandomAccess, Transform
@@ -53,22 +53,20 @@ class Result:
 
 
 # Compiled once per network and input size for the whole process: `model` is hashable.
-@functools.partial(jax.jit, static_argnames=("model", "scales", "flip"))
+@functools.partial(jax.jit, static_argnames=("model", "views"))
 def network_logits(
     model: nn.Module,
     variables: PyTree,
     images: UInt8[Array, "b h w 3"],
-    *,
-    scales: tuple[float, ...] = (1.0,),
-    flip: bool = False,
+    views: Views = SINGLE,
 ) -> tuple[Float[Array, "b _h _w c"], ...]:
     """Jitted `view_logits` of raw RGB images."""
-    return view_logits(model, variables, images, scales=scales, flip=flip)
+    return view_logits(model, variables, images, views)
 
 
-@functools.partial(jax.jit, static_argnames=("num_classes", "align_corners"))
-def _count(logits, labels, *, num_classes, align_corners):
-    probs = merge_views(logits, labels.shape[1:3], align_corners=align_corners)
+@functools.partial(jax.jit, static_argnames=("views", "input_size", "num_classes"))
+def _count(logits, labels, *, views, input_size, num_classes):
+    probs = merge_views(logits, labels.shape[1:3], views, input_size=input_size)
     predictions = jnp.argmax(probs, axis=-1)
     counts = confusion_lib.confusion_matrix(labels, predictions, num_classes)
     return counts, predictions.astype(jnp.uint8)
@@ -158,15 +156,6 @@ def _stacked(group: Sequence[_Example]) -> _Example:
     )
 
 
-def _sum_over_processes(total: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-    """Exact sum of every process's int64 counts (devices hold 32-bit integers)."""
-    if jax.process_count() == 1:
-        return total
-    halves = np.ascontiguousarray(total).view(np.int32)
-    gathered = np.asarray(multihost_utils.process_allgather(halves))
-    return np.ascontiguousarray(gathered).view(np.int64).sum(0)
-
-
 def _place(
     variables: PyTree, batch_size: int, devices: Sequence[jax.Device] | None
 ) -> tuple[PyTree, NamedSharding]:
@@ -209,7 +198,7 @@ def _accumulate(
             on_batch(int(total[-1]))
     while pending:
         take()
-    total = _sum_over_processes(total)
+    total = sum_over_processes(total)
     return total[:-1].reshape(num_classes, num_classes), int(total[-1])
 
 
@@ -221,9 +210,8 @@ def evaluate(
     transform: Transform,
     batch_size: int,
     classes: ClassSpace,
-    flip: bool = False,
-    scales: Sequence[float] = (1.0,),
-    align_corners: bool = True,
+    views: Views = SINGLE,
+    absent_classes: str = "skip",
     devices: Sequence[jax.Device] | None = None,
     on_batch: Callable[[int], None] | None = None,
     write: Write | None = None,
@@ -242,9 +230,8 @@ def evaluate(
             it changes them, `labels`. Predictions are scored at the labels' size.
         batch_size: images per process and step; memory grows with it.
         classes: the class space of the network.
-        flip: average with the mirrored image.
-        scales: input scales averaged.
-        align_corners: how logits are enlarged to the label's size.
+        views: flips and scales averaged, and how.
+        absent_classes: what classes without any pixel count in the means.
         devices: local devices to use; all that divide the batch by default.
         on_batch: told the number of images done, for a progress bar.
         write: given every prediction, at the label's size. Then examples may lack a
@@ -263,14 +250,12 @@ def evaluate(
 
     def count(images, labels):
         images, labels = jax.device_put((images, labels), place)
-        logits = network_logits(
-            model, variables, images, scales=tuple(scales), flip=flip
-        )
         return _count(
-            logits,
+            network_logits(model, variables, images, views),
             labels,
+            views=views,
+            input_size=images.shape[1:3],
             num_classes=classes.num_classes,
-            align_corners=align_corners,
         )
 
     load = functools.partial(
@@ -286,7 +271,7 @@ def evaluate(
     )
     return Result(
         confusion=confusion,
-        scores=confusion_lib.scores(confusion, classes),
+        scores=confusion_lib.scores(confusion, classes, absent=absent_classes),
         classes=classes,
         num_images=num_images,
         seconds=time.perf_counter() - started,

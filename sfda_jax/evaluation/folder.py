@@ -13,11 +13,11 @@ from flax import linen as nn
 from jaxtyping import PyTree, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from sfda_jax.data.image_ops import tone
 from sfda_jax.errors import DataError
 from sfda_jax.evaluation.evaluator import network_logits
-from sfda_jax.evaluation.predictor import merge_views
+from sfda_jax.evaluation.predictor import SINGLE, Views, merge_views
 from sfda_jax.tasks import ClassSpace
+from sfda_jax.types import Transform
 
 SUFFIXES = (
     *(".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg"),
@@ -119,9 +119,9 @@ def _output_stems(
         yield stem if taken[stem] == 1 else path
 
 
-@functools.partial(jax.jit, static_argnames=("size", "align_corners"))
-def _train_ids(logits, *, size, align_corners):
-    probs = merge_views(logits, size, align_corners=align_corners)
+@functools.partial(jax.jit, static_argnames=("size", "views", "input_size"))
+def _train_ids(logits, *, size, views, input_size):
+    probs = merge_views(logits, size, views, input_size=input_size)
     return jnp.argmax(probs, axis=-1).astype(jnp.uint8)
 
 
@@ -130,24 +130,17 @@ def _predict_one(
     variables: PyTree,
     image: UInt8[np.ndarray, "h w 3"],
     *,
-    size: tuple[int, int] | None,
-    scales: Sequence[float],
-    flip: bool,
-    gamma: float,
-    align_corners: bool,
+    transform: Transform,
+    views: Views,
 ) -> UInt8[np.ndarray, "h w"]:
     height, width = image.shape[:2]
-    resized = tone(image, gamma)
-    if size and size != (height, width):
-        resized = np.asarray(
-            Image.fromarray(resized).resize(size[::-1], Image.Resampling.BICUBIC)
-        )
-    logits = network_logits(
-        model, variables, jnp.asarray(resized)[None], scales=tuple(scales), flip=flip
-    )
+    resized = transform({"image": image}, np.random.default_rng(0))["images"]
+    logits = network_logits(model, variables, jnp.asarray(resized)[None], views)
     shrink = min(1.0, math.sqrt(_MAX_PIXELS / (height * width)))
     label_size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
-    ids = np.asarray(_train_ids(logits, size=label_size, align_corners=align_corners))
+    ids = np.asarray(
+        _train_ids(logits, size=label_size, views=views, input_size=resized.shape[:2])
+    )
     if label_size == (height, width):
         return ids[0]
     enlarged = Image.fromarray(ids[0]).resize((width, height), Image.Resampling.NEAREST)
@@ -190,12 +183,9 @@ def predict_folder(
     folder: pathlib.Path,
     out: pathlib.Path,
     *,
-    size: tuple[int, int] | None,
+    transform: Transform,
     classes: ClassSpace,
-    scales: Sequence[float] = (1.0,),
-    flip: bool = False,
-    gamma: float = 1.0,
-    align_corners: bool = True,
+    views: Views = SINGLE,
     on_image: Callable[[int, int], None] | None = None,
 ) -> int:
     """How many images were written as train ids, colours and overlays.
@@ -208,13 +198,10 @@ def predict_folder(
         variables: its parameters and statistics.
         folder: images of any size and mode, or one image file.
         out: output folder, made if missing.
-        size: (height, width) of the network's input; None keeps each image's size
-            and compiles the network for every new one.
+        transform: gives `images` uint8[h,w,3], the network's input; it is compiled
+            for every new size.
         classes: names and palette.
-        scales: input scales averaged.
-        flip: average with the mirrored image.
-        gamma: exponent of a tone curve applied first, 1.0 for none.
-        align_corners: how logits are enlarged.
+        views: flips and scales averaged, and how.
         on_image: told (images done, images in all), for a progress bar.
 
     Raises:
@@ -232,11 +219,8 @@ def predict_folder(
         _predict_one,
         model,
         variables,
-        size=size,
-        scales=scales,
-        flip=flip,
-        gamma=gamma,
-        align_corners=align_corners,
+        transform=transform,
+        views=views,
     )
     failures = []
     for done, (path, stem) in enumerate(

@@ -5,6 +5,7 @@ from PIL import Image
 
 from sfda_jax.errors import DataError
 from sfda_jax.evaluation import evaluator
+from sfda_jax.evaluation.predictor import Views
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.tasks import class_space
 from tests.evaluation.tiny_network import examples, identity_transform, tiny
@@ -47,7 +48,9 @@ def resized_transform(record, rng):
 
 def test_prediction_is_scored_at_label_size():
     source = examples([(30, 50), (33, 41)], 11)
-    result = evaluate(source, transform=resized_transform, flip=True, scales=(0.5, 1.0))
+    result = evaluate(
+        source, transform=resized_transform, views=Views(flip=True, scales=(0.5, 1.0))
+    )
     valid = sum(int((r["label"] != 255).sum()) for r in source)
     assert result.confusion.sum() == valid
 
@@ -97,3 +100,45 @@ def test_pseudo_label_quality_resizes_the_truth(tmp_path):
     assert quality.accuracy == 1
     valid = np.asarray(nearest) != 255
     assert quality.coverage == pytest.approx(valid[1:].sum() / valid.sum())
+
+
+@pytest.mark.parametrize("average", ["probs", "logits", "view_probs", "class_maps"])
+def test_every_average_counts_every_pixel_and_batches_alike(average):
+    source = examples([(30, 50), (33, 41), (30, 50)], 11)
+    settings = {"transform": resized_transform, "views": Views(average=average)}
+    one = evaluate(source, batch_size=1, **settings)
+    two = evaluate(source, batch_size=2, **settings)
+    assert one.confusion.sum() == sum(int((r["label"] != 255).sum()) for r in source)
+    np.testing.assert_array_equal(one.confusion, two.confusion)
+
+
+def test_one_network_program_for_labels_of_many_sizes():
+    evaluate(examples([(30, 50)], 11), transform=resized_transform)
+    before = evaluator.network_logits._cache_size()
+    for sizes in ([(33, 41)], [(20, 20), (21, 60)]):
+        evaluate(examples(sizes, 11), transform=resized_transform)
+    assert evaluator.network_logits._cache_size() == before
+
+
+def test_absent_classes_count_where_they_are_said_to():
+    source = examples([(8, 8)], 11)
+    source[0]["label"] = np.where(source[0]["label"] == 3, 255, source[0]["label"])
+    model, variables = tiny(11)
+    bias = variables["params"]["Conv_0"]["bias"].at[3].set(-1e9)  # never predicted
+    variables["params"]["Conv_0"]["bias"] = bias
+    settings = {"transform": identity_transform, "batch_size": 1, "classes": CLASSES}
+    skip, zero = (
+        evaluator.evaluate(
+            model, variables, source, absent_classes=absent_classes, **settings
+        ).scores
+        for absent_classes in ("skip", "zero")
+    )
+    assert np.isnan(skip.iou[3]) and zero.iou[3] == 0
+    present = ~np.isnan(skip.iou)
+    assert present.sum() < 11
+    name, ids = max(CLASSES.subsets.items(), key=lambda item: len(item[1]))
+    assert len(ids) == 11
+    np.testing.assert_allclose(
+        zero.subsets[name], skip.subsets[name] * present.sum() / 11
+    )
+    np.testing.assert_array_equal(zero.iou[present], skip.iou[present])

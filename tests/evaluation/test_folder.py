@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sfda_jax.data.transforms import Evaluate
 from sfda_jax.errors import DataError
 from sfda_jax.evaluation.folder import list_images, predict_folder, read_rgb
+from sfda_jax.evaluation.predictor import Views
 from sfda_jax.tasks import class_space
 from tests.evaluation.tiny_network import tiny
 
@@ -14,11 +16,11 @@ CLASSES = class_space("camvid11")
 GRADIENT = np.linspace(0, 255, 20 * 30).astype(np.uint8).reshape(20, 30)
 
 
-def predict(folder, out, **settings):
+def predict(folder, out, *, size=(16, 24), **settings):
     model, variables = tiny(CLASSES.num_classes)
-    return predict_folder(
-        model, variables, folder, out, classes=CLASSES, **{"size": (16, 24)} | settings
-    )
+    transform = Evaluate(size=size)
+    settings = {"classes": CLASSES, "transform": transform} | settings
+    return predict_folder(model, variables, folder, out, **settings)
 
 
 def shape(path):
@@ -62,7 +64,10 @@ def test_writes_three_files_at_the_original_size(tmp_path):
     Image.new("RGB", (7, 5)).save(folder / "sub" / "tiny.bmp")
     progress = []
     written = predict(
-        folder, tmp_path / "out", on_image=lambda *a: progress.append(a), flip=True
+        folder,
+        tmp_path / "out",
+        on_image=lambda *a: progress.append(a),
+        views=Views(flip=True),
     )
     assert written == 11 and progress[-1] == (11, 11)
     stem = tmp_path / "out" / "Straße 東京"
@@ -94,7 +99,7 @@ def test_equal_stems_do_not_overwrite_each_other(tmp_path):
     for name in ("x.png", "x.bmp"):
         Image.new("RGB", (9, 9)).save(tmp_path / name)
     for _ in range(2):  # earlier predictions inside the folder are not read as images
-        assert predict(tmp_path, tmp_path / "out", size=None) == 2
+        assert predict(tmp_path, tmp_path / "out", size=()) == 2
         assert len(list((tmp_path / "out").iterdir())) == 6
     assert (tmp_path / "out" / "x.bmp_trainids.png").is_file()
 

@@ -7,7 +7,7 @@ import pytest
 
 from sfda_jax.evaluation import windows as windows_module
 from sfda_jax.evaluation.class_prior import CITYSCAPES_FREQUENCIES, class_weights
-from sfda_jax.evaluation.predictor import make_predictor, view_logits
+from sfda_jax.evaluation.predictor import Views, make_predictor, view_logits
 from sfda_jax.evaluation.windows import Windows, starts, window_logits
 from sfda_jax.ops.resize import resize_bilinear
 from tests.evaluation.tiny_network import tiny
@@ -61,10 +61,12 @@ def test_views_are_cut_after_scaling_and_turned_back():
     x = images(12, 16)
     cut = Windows(size=(6, 6), stride=(3, 3))
     views = jax.jit(
-        lambda v, x: view_logits(model, v, x, scales=(1.0, 0.5), flip=True, windows=cut)
+        lambda v, x: view_logits(
+            model, v, x, Views(scales=(1.0, 0.5), flip=True, windows=cut)
+        )
     )(variables, x)
     assert [v.shape for v in views] == [(2, 12, 16, 3)] * 2 + [(2, 6, 8, 3)] * 2
-    mirrored = view_logits(model, variables, x[:, :, ::-1], windows=cut)[0]
+    mirrored = view_logits(model, variables, x[:, :, ::-1], Views(windows=cut))[0]
     np.testing.assert_allclose(views[1], mirrored[:, :, ::-1], atol=1e-5)
 
 
@@ -78,16 +80,17 @@ def test_weights_of_the_published_frequencies():
 
 def test_weighted_probabilities_favour_the_weighted_class():
     model, variables = tiny(3)
-    predict = make_predictor(model, label_size=(12, 16), align_corners=False)
+    centres = Views(align_corners=False)
+    predict = make_predictor(model, label_size=(12, 16), views=centres)
     probs = predict(variables, images(12, 16))
     weights = np.asarray([1.0, 2.0, 1.0], np.float32)
     weighted = make_predictor(
         model,
         label_size=(6, 8),
-        align_corners=False,
+        views=centres,
         class_weights=weights,
     )(variables, images(12, 16))
-    plain = make_predictor(model, label_size=(6, 8), align_corners=False)
+    plain = make_predictor(model, label_size=(6, 8), views=centres)
     expected = plain(variables, images(12, 16)) * weights[None, None, None]
     np.testing.assert_allclose(weighted, expected, atol=1e-6)
     assert probs.shape == (2, 12, 16, 3)

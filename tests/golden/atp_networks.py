@@ -1,5 +1,6 @@
 """Mix Transformer, its heads, projections, inference and checkpoint names of ATP."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -10,7 +11,12 @@ import numpy as np
 from flax import linen as nn
 
 from sfda_jax.evaluation.class_prior import class_weights
-from sfda_jax.evaluation.predictor import make_predictor, merge_views, view_logits
+from sfda_jax.evaluation.predictor import (
+    Views,
+    make_predictor,
+    merge_views,
+    view_logits,
+)
 from sfda_jax.evaluation.windows import Windows
 from sfda_jax.models import daformer, deeplab_v2_projection, segformer, upernet
 from sfda_jax.models.layers import Conv
@@ -281,11 +287,10 @@ def check_slide_inference(path):
     case = np.load(path)
     model, variables, images = toy(case)
     windows = Windows(size=ints(case["crop"]), stride=ints(case["stride"]))
-    (logits,) = view_logits(model, variables, images, windows=windows)
+    views = Views(windows=windows, align_corners=False)
+    (logits,) = view_logits(model, variables, images, views)
     close(nchw(logits), case["logits"], atol=1e-5)
-    predict = make_predictor(
-        model, label_size=ints(case["ori"]), align_corners=False, windows=windows
-    )
+    predict = make_predictor(model, label_size=ints(case["ori"]), views=views)
     probs = predict(variables, images)
     expected = jax.nn.softmax(jnp.asarray(case["logits_rescaled"]), axis=1)
     close(nchw(probs), expected, atol=1e-5)
@@ -295,18 +300,19 @@ def check_slide_inference(path):
 def check_whole_inference(path):
     case = np.load(path)
     model, variables, images = toy(case)
-    settings = {"label_size": ints(case["ori"]), "align_corners": False}
-    make = functools.partial(make_predictor, model, windows=Windows(), **settings)
+    whole = Views(windows=Windows(), align_corners=False)
+    label_size = ints(case["ori"])
+    make = functools.partial(make_predictor, model, label_size=label_size, views=whole)
     probs = make()(variables, images)
     close(nchw(probs)[:, :, ::4, ::4], case["prob_rescaled"], atol=1e-5)
     np.testing.assert_array_equal(np.asarray(probs).argmax(-1)[0], case["pred"])
-    mirrored, windows = images[:, :, ::-1], Windows()
-    views = view_logits(model, variables, mirrored, flip=True, windows=windows)
-    flipped = merge_views(views[1:], **settings)
+    both = dataclasses.replace(whole, flip=True)
+    views = view_logits(model, variables, images[:, :, ::-1], both)
+    flipped = merge_views(views[1:], label_size, whole)
     close(nchw(flipped)[:, :, ::4, ::4], case["prob_flipped_meta"], atol=1e-5)
     weights = class_weights(case["class_freq"])
     close(weights, case["class_weight"], atol=1e-5)
-    (logits,) = view_logits(model, variables, images, windows=windows)
+    (logits,) = view_logits(model, variables, images, whole)
     close(nchw(jax.nn.softmax(logits)), case["prob_small"], atol=1e-5)
     weighted = make(class_weights=weights)(variables, images)
     found = np.asarray(weighted).argmax(-1)[0]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sfda_jax.evaluation.confusion import confusion_matrix, dtst_scores
-from sfda_jax.evaluation.predictor import make_predictor
+from sfda_jax.evaluation.predictor import Views, make_predictor
 from sfda_jax.weights.convert import to_flax
 from tests.golden.stable_st_networks import model_of, nchw, nhwc, published_tree
 
@@ -55,7 +55,7 @@ def check_inference_tta(path):
         ("probs_flip", {"flip": True}),
         ("probs_ms_flip", {"flip": True, "scales": scales}),
     ):
-        predict = make_predictor(model, label_size=label_size, **settings)
+        predict = make_predictor(model, label_size=label_size, views=Views(**settings))
         probs = jax.jit(predict)(variables, nhwc(case["x"]))
         np.testing.assert_allclose(
             nchw(probs), case[key], rtol=0, atol=1e-4, err_msg=key
