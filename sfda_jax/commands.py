@@ -21,10 +21,19 @@ from sfda_jax.evaluation.submission import SubmissionWriter
 from sfda_jax.registry import check_choice
 from sfda_jax.report.html import build_report
 from sfda_jax.train import bench as benchmarks
-from sfda_jax.train import dry_run, input_bench, loop, run_dir, scoring, summary
+from sfda_jax.train import (
+    dry_run,
+    input_bench,
+    loop,
+    origins,
+    run_dir,
+    scoring,
+    summary,
+)
 from sfda_jax.train.network_bench import bench_networks
 from sfda_jax.train.recipe import Recipe
 from sfda_jax.train.states import load_network, read_network
+from sfda_jax.train.threshold_bench import bench_thresholds
 from sfda_jax.types import ModelState
 from sfda_jax.weights.checkpoint_file import FILE_SUFFIXES
 from sfda_jax.weights.convert import Filled, write_network
@@ -109,12 +118,9 @@ def predict(
         state.variables,
         pathlib.Path(images),
         pathlib.Path(out),
-        size=settings.size,
+        transform=settings.transform(_gamma(recipe, stage)),
         classes=recipe.task.classes,
-        scales=settings.scales,
-        flip=settings.flip,
-        align_corners=recipe.model.align_corners,
-        gamma=_gamma(recipe, stage),
+        views=settings.views(recipe.model),
     )
 
 
@@ -195,7 +201,9 @@ def export(
         SfdaError: no size is known, or the exported file computes something else.
     """
     recipe = None if config is None else configs.build(config)
-    if recipe is None and size is None:
+    if size is None and recipe is not None and len(recipe.evaluation.size) == 2:
+        size = recipe.evaluation.size
+    if size is None:
         raise ConfigError(
             "The size of the images is not known.", hint="Give --size HEIGHT WIDTH."
         )
@@ -210,7 +218,7 @@ def export(
         model,
         state,
         format=format,
-        size=tuple(size or recipe.evaluation.size),
+        size=tuple(size),
         batch=batch,
         classes=None if recipe is None else recipe.task.classes,
     )
@@ -260,7 +268,11 @@ def _text(flags: argparse.Namespace, overrides: Mapping[str, str], command: str)
         return format_models(list_models())
     if flags.verb == "bench" and flags.networks:
         names = [] if flags.networks == "all" else flags.networks.split(",")
-        rows = bench_networks(names, size=tuple(flags.size), num_steps=flags.steps)
+        size = tuple(flags.size or (512, 512))
+        rows = bench_networks(names, size=size, num_steps=flags.steps)
+        return _table(rows, flags.json)
+    if flags.verb == "bench" and flags.thresholds:
+        rows = bench_thresholds(flags.images, size=tuple(flags.size or (512, 1024)))
         return _table(rows, flags.json)
     config = _config(flags, overrides)
     workdir = flags.workdir or (f"runs/{config.name}" if config else "")
@@ -346,7 +358,7 @@ def _network(
         raise CheckpointError(
             f"{folder} holds no run.", hint=f"Run it first: --workdir={folder}"
         )
-    return loop.stage_network(recipe, folder, index)
+    return origins.stage_network(recipe, folder, index)
 
 
 def _stage_index(recipe: Recipe, name: str) -> int:

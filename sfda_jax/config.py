@@ -4,21 +4,20 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
-import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flax import linen as nn
 from ml_collections import ConfigDict
 
+from sfda_jax import settings
 from sfda_jax.data.label_maps import read_class_file
 from sfda_jax.errors import ConfigError
-from sfda_jax.methods.base import MethodBase
-from sfda_jax.overrides import lookup, override, plain, typed
+from sfda_jax.overrides import lookup, override, plain, plant, typed
 from sfda_jax.registry import check_choice, closest, resolve
 from sfda_jax.tasks import ClassSpace, Domain, Task, class_space
 from sfda_jax.train import recipe as parts
 from sfda_jax.train.optim import OptimizerSettings
+from sfda_jax.train.origins import check_references
 
 _SECTIONS = {
     "data": parts.DataSettings,
@@ -28,8 +27,10 @@ _SECTIONS = {
     "log": parts.LogSettings,
 }
 _EXAMPLE = "See configs/demo.py."
-# Fields that the driver fills in, never a recipe.
-_DRIVER_FIELDS = {"model", "task", "axis_name", "parent", "name", "num_classes"}
+_STAGE_KEYS = (
+    *("method", "settings", "optimizer", "rounds"),
+    *("init_from", "network", "fresh_optimizer"),
+)
 
 
 def load_config(path: str, overrides: Mapping[str, str] | None = None) -> ConfigDict:
@@ -53,6 +54,8 @@ def _finish(raw: dict[str, Any], overrides: Mapping[str, str]) -> ConfigDict:
     for key, text in overrides.items():
         if lookup(raw, key) is not None:
             override(raw, key, text)
+        elif key.endswith(".name"):
+            plant(raw, key, text)
     full = complete(raw)
     for key, text in overrides.items():
         override(full, key, text)
@@ -84,7 +87,7 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: unknown or missing keys, wrong types, unknown names.
     """
     top = {"name", "seed", "task", "model", "pipeline", "stages", *_SECTIONS}
-    _reject_unknown("", raw, top)
+    settings.reject_unknown("", raw, top)
     for key in ("name", "task", "model", "pipeline", "stages", "evaluation"):
         if key not in raw:
             raise ConfigError(f"config.{key} is missing.", hint=_EXAMPLE)
@@ -97,7 +100,7 @@ def complete(raw: Mapping[str, Any]) -> dict[str, Any]:
         "stages": {},
     }
     for key, section in _SECTIONS.items():
-        full[key] = _complete_fields(key, raw.get(key, {}), section)
+        full[key] = settings.complete(key, raw.get(key, {}), section)
     for name in full["pipeline"]:
         if name not in raw["stages"]:
             raise ConfigError(
@@ -116,17 +119,19 @@ def build(config: ConfigDict) -> parts.Recipe:
         ConfigError: a value that a method, network or task refuses.
     """
     full = plain(config)
-    methods = [full["stages"][name]["method"] for name in full["pipeline"]]
-    trains = any(resolve("methods", name).trains_on_source for name in methods)
-    task = _build_task(full["task"], uses_source=trains)
-    settings = dict(full["model"])
-    factory = resolve("models", settings.pop("name"))
-    model = factory(num_classes=task.classes.num_classes, **settings)
+    task = _build_task(full["task"])
+    attributes = dict(full["model"])
+    factory = resolve("models", attributes.pop("name"))
+    model = factory(num_classes=task.classes.num_classes, **attributes)
     stages = tuple(
         _build_stage(name, full["stages"][name], model, task)
         for name in full["pipeline"]
     )
     _check_source_free(task, stages)
+    if not any(stage.trains_on_source for stage in stages):
+        # A source that no stage trains on is not asked for.
+        task = dataclasses.replace(task, source=None)
+        stages = tuple(stage.with_task(task) for stage in stages)
     sections = {key: cls(**full[key]) for key, cls in _SECTIONS.items()}
     check_choice("config.parallel.mode", sections["parallel"].mode, ("jit", "pmap"))
     if sections["evaluation"].oracle and not sections["evaluation"].every:
@@ -134,7 +139,7 @@ def build(config: ConfigDict) -> parts.Recipe:
             "config.evaluation.oracle is on but evaluation.every is 0.",
             hint="Set --config.evaluation.every=N.",
         )
-    return parts.Recipe(
+    recipe = parts.Recipe(
         name=full["name"],
         seed=full["seed"],
         task=task,
@@ -142,6 +147,8 @@ def build(config: ConfigDict) -> parts.Recipe:
         stages=stages,
         **sections,
     )
+    check_references(recipe)
+    return recipe
 
 
 def _read(path: str) -> ConfigDict:
@@ -160,57 +167,17 @@ def _read(path: str) -> ConfigDict:
     return module.get_config()
 
 
-def _reject_unknown(where: str, given: Mapping[str, Any], known) -> None:
-    for key in given:
-        if key not in known:
-            path = f"{where}.{key}" if where else key
-            raise ConfigError(
-                f"Unknown key config.{path}.{closest(key, known)}",
-                hint=f"Known here: {', '.join(sorted(known))}.",
-            )
-
-
-def _field_defaults(cls: type) -> dict[str, tuple[Any, Any]]:
-    """Settable fields of a dataclass: name → (annotation, default or MISSING)."""
-    hints = typing.get_type_hints(cls)
-    found = {}
-    driven = _DRIVER_FIELDS if issubclass(cls, (MethodBase, nn.Module)) else ()
-    for field in dataclasses.fields(cls):
-        if field.name in driven or not field.init:
-            continue
-        default = field.default
-        if field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        found[field.name] = (hints[field.name], default)
-    return found
-
-
-def _complete_fields(where: str, given: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    fields = _field_defaults(cls)
-    _reject_unknown(where, given, fields)
-    full = {}
-    for name, (annotation, default) in fields.items():
-        value = given.get(name, default)
-        if value is dataclasses.MISSING:
-            raise ConfigError(
-                f"config.{where}.{name} is missing ({annotation}).",
-                hint=f"Give it: --config.{where}.{name}=…",
-            )
-        full[name] = plain(typed(f"{where}.{name}", value, annotation))
-    return full
-
-
 def _complete_named(where, given, kind, key) -> dict[str, Any]:
     if key not in given:
         raise ConfigError(f"config.{where}.{key} is missing.", hint=_EXAMPLE)
     cls = resolve(kind, given[key])
     rest = {k: v for k, v in given.items() if k != key}
-    return {key: given[key], **_complete_fields(where, rest, cls)}
+    return {key: given[key], **settings.complete(where, rest, cls)}
 
 
 def _complete_task(given: Mapping[str, Any]) -> dict[str, Any]:
     known = ("name", "classes", "headline", "source_free", "source", "target")
-    _reject_unknown("task", given, known)
+    settings.reject_unknown("task", given, known)
     for key in ("name", "classes", "target"):
         if key not in given:
             raise ConfigError(f"config.task.{key} is missing.", hint=_EXAMPLE)
@@ -224,24 +191,23 @@ def _complete_task(given: Mapping[str, Any]) -> dict[str, Any]:
     for side in ("source", "target"):
         if given.get(side):
             fields = {f.name: "" for f in dataclasses.fields(Domain)}
-            _reject_unknown(f"task.{side}", given[side], fields)
+            settings.reject_unknown(f"task.{side}", given[side], fields)
             full[side] = {**fields, **given[side]}
     return full
 
 
 def _complete_stage(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    known = ("method", "settings", "optimizer", "rounds", "init_from", "network")
-    _reject_unknown(where, given, known)
+    settings.reject_unknown(where, given, _STAGE_KEYS)
     for key in ("method", "rounds"):
         if not given.get(key):
             raise ConfigError(f"config.{where}.{key} is missing.", hint=_EXAMPLE)
     method = resolve("methods", given["method"])
     return {
         "method": given["method"],
-        "settings": _complete_fields(
+        "settings": settings.complete(
             f"{where}.settings", given.get("settings", {}), method
         ),
-        "optimizer": _complete_fields(
+        "optimizer": settings.complete(
             f"{where}.optimizer", given.get("optimizer", {}), OptimizerSettings
         ),
         "rounds": tuple(
@@ -252,27 +218,24 @@ def _complete_stage(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
             f"{where}.init_from", given.get("init_from", "previous"), str
         ),
         "network": given.get("network", "student"),
+        "fresh_optimizer": typed(
+            f"{where}.fresh_optimizer", given.get("fresh_optimizer", False), bool
+        ),
     }
 
 
 def _complete_round(where: str, given: Mapping[str, Any], method: type) -> dict:
-    full = _complete_fields(where, given, parts.Round)
+    full = settings.complete(where, given, parts.Round)
     for key, cls in (("settings", method), ("optimizer", OptimizerSettings)):
-        fields = _field_defaults(cls)
-        _reject_unknown(f"{where}.{key}", full[key], fields)
-        full[key] = {
-            name: typed(f"{where}.{key}.{name}", value, fields[name][0])
-            for name, value in full[key].items()
-        }
+        full[key] = settings.partial(f"{where}.{key}", full[key], cls)
     return full
 
 
-def _build_task(full: Mapping[str, Any], *, uses_source: bool) -> Task:
-    """The task; a source that no stage trains on is not asked for."""
+def _build_task(full: Mapping[str, Any]) -> Task:
     classes = _classes(full["classes"])
     return Task(
         name=full["name"],
-        source=Domain(**full["source"]) if full["source"] and uses_source else None,
+        source=Domain(**full["source"]) if full["source"] else None,
         target=Domain(**full["target"]),
         classes=classes,
         headline=full["headline"] or next(iter(classes.subsets)),
@@ -290,28 +253,39 @@ def _build_stage(name, full, model, task) -> parts.Stage:
         f"config.stages.{name}.network", full["network"], ("student", "teacher")
     )
     method = resolve("methods", full["method"])
+    arguments = settings.build(method, full["settings"])
+    rounds = []
+    for number, entry in enumerate(full["rounds"]):
+        changes = settings.build_changes(
+            method,
+            full["settings"],
+            entry["settings"],
+            where=f"stages.{name}.rounds[{number}].settings",
+        )
+        rounds.append(parts.Round(**{**entry, "settings": changes}))
     return parts.Stage(
         name=name,
-        method=method(model=model, task=task, **full["settings"]),
+        method=method(model=model, task=task, **arguments),
         optimizer=OptimizerSettings(**full["optimizer"]),
-        rounds=tuple(parts.Round(**entry) for entry in full["rounds"]),
+        rounds=tuple(rounds),
         init_from=full["init_from"],
         network=full["network"],
+        fresh_optimizer=full["fresh_optimizer"],
     )
 
 
 def _check_source_free(task: Task, stages: Sequence[parts.Stage]) -> None:
     adapting = False
     for stage in stages:
-        if adapting and task.source_free and stage.method.trains_on_source:
+        if adapting and task.source_free and stage.trains_on_source:
             raise ConfigError(
                 f"Stage {stage.name!r} trains on the source after adaptation began, "
                 "but config.task.source_free is True.",
                 hint="Move the stage forward, or set --config.task.source_free=false.",
             )
-        if stage.method.trains_on_source and task.source is None:
+        if stage.trains_on_source and task.source is None:
             raise ConfigError(
                 f"Stage {stage.name!r} trains on the source, but the task has none.",
                 hint="Add config.task.source, or start from a checkpoint.",
             )
-        adapting = adapting or not stage.method.trains_on_source
+        adapting = adapting or not stage.trains_on_source

@@ -20,6 +20,7 @@ _VERBS = {
     "bench": "time a recipe's steps and input pipeline on generated data",
 }
 
+_NETWORKS = "time published networks instead: all, or names joined by commas"
 _WAIVE = "names that may differ or hold NaN; repeatable"
 
 
@@ -145,11 +146,11 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     if verb == "bench":
         add("--steps", type=int, default=10, help="timed steps per stage")
         add("--input", action="store_true", help="time reading PNG files instead")
-        add("--images", type=int, default=200, help="how many of them")
-        of = "time published networks instead: all, or names joined by commas"
-        add("--networks", default="", metavar="NAMES", help=of)
+        add("--thresholds", action="store_true", help="time CBST's thresholds instead")
+        add("--images", type=int, default=200, help="files, or score maps")
+        add("--networks", default="", metavar="NAMES", help=_NETWORKS)
         size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
-        add("--size", **size, default=(512, 512), help="of the networks' one image")
+        add("--size", **size, help="of the networks' one image, or of a score map")
         add("--json", default="", metavar="FILE", help="also write the rows as JSON")
     return parser
 

@@ -113,6 +113,19 @@ def override(tree: dict, key: str, text: str) -> None:
             return
 
 
+def plant(tree: dict, key: str, text: str) -> None:
+    """Sets a name at a dotted key that the recipe does not state, where it may stand.
+
+    Names decide which settings exist, so they have to be there before the defaults;
+    a key that nobody knows is refused later, with the closest.
+    """
+    *parents, last = key.split(".")
+    for step in parents:
+        tree = tree.setdefault(step, {}) if isinstance(tree, dict) else None
+    if isinstance(tree, dict):
+        tree[last] = text
+
+
 def _holds(container: Any, step: str | int) -> bool:
     if isinstance(container, tuple):
         return isinstance(step, int) and step < len(container)

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,7 @@ from sfda_jax.errors import ConfigError
 _KINDS = {
     "methods": ("sfda_jax.methods", "Method"),
     "models": ("sfda_jax.models", "Model"),
+    "selectors": ("sfda_jax.pseudo_labels", "Selector"),
     "datasets": ("data_prep", "Builder"),
 }
 
@@ -44,16 +46,18 @@ def list_names(kind: str) -> list[str]:
         spec = importlib.util.find_spec(f"{package}.{module.name}")
         with open(spec.origin, encoding="utf-8") as file:
             text = file.read()
-        if f"\nclass {attribute}(" in text or f"\n{attribute} = " in text:
+        if re.search(
+            rf"^(class {attribute}\b(?!\(Protocol)|{attribute} = )", text, re.M
+        ):
             names.append(module.name)
     return sorted(names)
 
 
 def resolve(kind: str, name: str) -> Any:
-    """The `Method`, `Model` or `Builder` of a module, imported on demand.
+    """The class that a module holds for others to choose, imported on demand.
 
     Args:
-        kind: `"methods"`, `"models"` or `"datasets"`.
+        kind: `"methods"`, `"models"`, `"selectors"` or `"datasets"`.
         name: a module of ours (`"dtst"`), or `"package.module:Attribute"` of yours.
 
     Raises:

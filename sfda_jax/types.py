@@ -93,10 +93,18 @@ class Targets:
 
 @struct.dataclass
 class LossAux:
-    """By-products of a loss: scalars to log and the student's new statistics."""
+    """By-products of a loss: scalars to log and the student's new statistics.
+
+    `method` replaces `state.method` where the loss moves it, for instance a
+    discriminator trained on the same forward pass; None leaves it. Where `skip`, a
+    boolean scalar that devices agree on, is true, parameters and moments stay as they
+    are; statistics and the schedule go on.
+    """
 
     metrics: Metrics
     batch_stats: PyTree
+    method: PyTree = None
+    skip: PyTree = None
 
 
 Transform = Callable[[Record, np.random.Generator], dict[str, np.ndarray]]
@@ -108,14 +116,15 @@ class StreamSpec:
     """One stream of training batches, as a method asks for it.
 
     Attributes:
-        domain: which side of the task the examples come from.
+        domain: which side of the task the examples come from; `both` joins the source
+            and, behind it, the target, and every record says its `domain`.
         batch_size: global batch, over all processes.
         transform: host augmentation of one example.
         order: dataset indices to visit, in order, `[n]`; None reshuffles the whole
             split every epoch.
     """
 
-    domain: Literal["source", "target"]
+    domain: Literal["source", "target", "both"]
     batch_size: int
     transform: Transform
     order: np.ndarray | None = None

@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt32
 
 from sfda_jax.data import lists, statistics
 from sfda_jax.data.generated import GeneratedSource
+from sfda_jax.data.list_order import in_published_order
 from sfda_jax.data.preparation import default_data_dir, prepare
 from sfda_jax.data.sources import example_ids, fingerprint, open_split
 from sfda_jax.errors import DataError
@@ -49,10 +50,14 @@ class DataAccess:
     def train(self, domain: str) -> RandomAccess:
         """The training examples of `source` (labelled) or `target` (never labelled).
 
+        Of `both`: the source's, then the target's, which then say their `domain`.
+
         Raises:
             DataError: the source, after a source-free task left its source stage;
                 examples of the domain's list that are not there.
         """
+        if domain == "both":
+            return Joined(self.train("source"), self.train("target"))
         self._check_open(domain)
         return self._train(self._domain(domain), labelled=domain == "source")
 
@@ -235,6 +240,25 @@ class DataAccess:
 
 
 @dataclasses.dataclass(frozen=True)
+class Joined:
+    """A source domain's examples and, behind them, the target's."""
+
+    source: RandomAccess
+    target: RandomAccess
+
+    def __len__(self) -> int:
+        return len(self.source) + len(self.target)
+
+    def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        behind = index - len(self.source)
+        if behind < 0:
+            return {**self.source[index], "domain": "source"}
+        return {**self.target[behind], "domain": "target"}
+
+
+@dataclasses.dataclass(frozen=True)
 class Chosen:
     """The examples of a source at these positions."""
 
@@ -280,4 +304,6 @@ def _selected(builder, side: Domain, partial: bool) -> lists.Selection:
     wanted = lists.load_list(side.train_list)
     lists.check_fits(wanted, side.dataset, side.train, where="config.task")
     defects = builder.info.metadata["left_out"].get("defect", ())
-    return lists.select(wanted, ids, defects=defects, partial=partial)
+    chosen = lists.select(wanted, ids, defects=defects, partial=partial)
+    positions = in_published_order(wanted.name, ids, chosen.positions)
+    return dataclasses.replace(chosen, positions=positions)

@@ -41,12 +41,10 @@ from sfda_jax.types import (
 
 _MIX_CLASSES = {19: copy_paste.MIX_CLASSES_19, 16: copy_paste.MIX_CLASSES_16}
 _COMPANIONS = {19: copy_paste.COMPANIONS_19, 16: copy_paste.COMPANIONS_16}
-# Candidates are stored at a fraction of their size: a quarter at first, then half.
-_FIRST_STRIDE, _NEXT_STRIDE = 4, 2
+_FIRST_STRIDE, _NEXT_STRIDE = 4, 2  # of stored candidates
 _CHOICES = {
     "score": ("soft_nd", "ent"),
-    "student_statistics": ("running", "batch"),
-    "teacher_statistics": ("running", "batch"),
+    **dict.fromkeys(("student_statistics", "teacher_statistics"), ("running", "batch")),
     "ema_batch_stats": ("leave", "copy", "average"),
     "sampling": ("rare_class", "uniform"),
     "mix_prob": ("uniform", "one_minus_conf"),
@@ -145,6 +143,8 @@ class Method(MethodBase):
     student_statistics: str = "running"
     teacher_statistics: str = "running"
     image_dtype: str = "uint8"
+
+    label_maps = "candidates"
 
     def __post_init__(self):
         for name, known in _CHOICES.items():

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, PyTree
 
 from sfda_jax.data import transforms
 from sfda_jax.data.sampling import MIN_CLASS_PIXELS, rsc_order, temperature_order
+from sfda_jax.data.sized_crop import SizedCrop
+from sfda_jax.data.torch_order import torch_randperm, whole_batches
 from sfda_jax.errors import ConfigError
 from sfda_jax.losses.cross_entropy import mean_cross_entropy
 from sfda_jax.methods.base import MethodBase, RoundContext
@@ -27,12 +29,13 @@ from sfda_jax.types import (
     ModelState,
     StreamSpec,
     Targets,
+    Transform,
 )
 
 _CHOICES = {
     "student_statistics": ("running", "batch"),
     "photometric": ("host", "device"),
-    "sampling": ("uniform", "rare_class", "temperature"),
+    "sampling": ("uniform", "rare_class", "temperature", "fixed"),
 }
 
 
@@ -45,6 +48,9 @@ class Method(MethodBase):
         size: (height, width) images are resized to before scaling.
         scale_range: factor of that size, drawn uniformly.
         crop_size: (height, width) cut out at random; () trains on the whole image.
+        crop_heights: least and greatest height of a crop that is resized to
+            `crop_size`: IAST's augmentation, which brings its own mirroring, brightness
+            and contrast; `size`, `scale_range`, `flip` and jitter then say nothing.
         flip: mirror half of the images.
         jitter: strengths of brightness, contrast, saturation, hue.
         gray_probability: of losing all colour.
@@ -52,7 +58,8 @@ class Method(MethodBase):
             on the `device` within the step, by the operations of `ops.photometric`.
         blur_probability: of a Gaussian blur, on the device only.
         sampling: `uniform`; `rare_class` draws images by their true classes (DT-ST's
-            GTA5 model); `temperature` draws a class, then an image (DAFormer).
+            GTA5 model); `temperature` draws a class, then an image (DAFormer);
+            `fixed` repeats one order and leaves the incomplete last batch out (IAST).
         min_class_pixels: pixels from which on an image holds a class, at the stored
             size; published are 50 of `rare_class` and 3001 of `temperature`.
         sub_epoch: draws after which `rare_class` counts classes anew.
@@ -64,6 +71,7 @@ class Method(MethodBase):
     size: tuple[int, int] = (720, 1280)
     scale_range: tuple[float, float] = (1.0, 1.0)
     crop_size: tuple[int, ...] = ()
+    crop_heights: tuple[int, ...] = ()
     flip: bool = False
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     gray_probability: float = 0.1
@@ -74,8 +82,6 @@ class Method(MethodBase):
     sub_epoch: int = 3000
     temperature: float = 0.01
     student_statistics: str = "running"
-
-    trains_on_source = True
 
     def __post_init__(self):
         for name, known in _CHOICES.items():
@@ -91,25 +97,44 @@ class Method(MethodBase):
                 f"source_only: crop_size is {self.crop_size}; expected (height, width) "
                 "or ()."
             )
+        if self.crop_heights and (len(self.crop_heights) != 2 or not self.crop_size):
+            raise ConfigError(
+                f"source_only: crop_heights is {self.crop_heights} and crop_size is "
+                f"{self.crop_size}.",
+                hint="Give (least, greatest) and the (height, width) to resize to.",
+            )
+
+    @property
+    def trains_on_source(self) -> bool:
+        """Always."""
+        return True
 
     def begin_round(
         self, ctx: RoundContext, state: AdaptState
     ) -> tuple[AdaptState, Mapping[str, StreamSpec]]:
         """The source stream, its order drawn from the classes where it is asked for."""
-        transform = transforms.SourceTrain(
+        stream = StreamSpec(
+            domain="source",
+            batch_size=self.batch_size,
+            transform=self._transform(),
+            order=None if self.sampling == "uniform" else self._order(ctx),
+        )
+        return state, {"source": stream}
+
+    def _transform(self) -> Transform:
+        if self.crop_heights:
+            return SizedCrop(
+                size=self.crop_size,
+                aspect=self.crop_size[1] / self.crop_size[0],
+                heights=self.crop_heights,
+            )
+        return transforms.SourceTrain(
             size=self.size,
             scale_range=self.scale_range,
             crop=self.crop_size or None,
             flip=self.flip,
             **self._colours() if self.photometric == "host" else {},
         )
-        stream = StreamSpec(
-            domain="source",
-            batch_size=self.batch_size,
-            transform=transform,
-            order=None if self.sampling == "uniform" else self._order(ctx),
-        )
-        return state, {"source": stream}
 
     def annotate(
         self, state: AdaptState, batch: Batch, key: Key
@@ -166,7 +191,10 @@ class Method(MethodBase):
         return loss, LossAux(metrics={}, batch_stats=stats)
 
     def _order(self, ctx: RoundContext) -> np.ndarray:
-        """Positions of the images to visit, those with rare classes more often."""
+        """Positions of the images to visit."""
+        if self.sampling == "fixed":
+            permutation = torch_randperm(len(ctx.images("source")))
+            return whole_batches(permutation, self.batch_size)
         pixels = ctx.class_pixels("source")
         num_samples = ctx.num_steps * self.batch_size
         if self.sampling == "temperature":

@@ -3,20 +3,23 @@
 import base64
 import importlib.resources
 import json
-import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
 
 from sfda_jax.errors import DataError
-from sfda_jax.report.plots import Curve, Guide, line_chart
-from sfda_jax.tasks import CLASS_SPACES, ClassSpace
+from sfda_jax.report.label_rounds import label_rounds, label_tables
+from sfda_jax.report.palette import class_space_of, hex_color
+from sfda_jax.report.plots import Curve, Guide, is_number, line_chart
 from sfda_jax.version import __version__
 
 FILE_NAME = "report.html"
+ROUND_PANEL = "panels.png"
+"""The picture of a round's pseudo-labels, in the round's folder."""
 
 VARIANTS: Mapping[str, str] = {
     "source_only": "Source only",
@@ -26,15 +29,16 @@ VARIANTS: Mapping[str, str] = {
 }
 """Usual keys of the summary's result tables → how the report names them."""
 
-_MAX_PANELS = 24
+_MAX_PANELS, _MAX_ROUND_PANELS = 24, 12
 _NO_SCALAR = frozenset(("tick", "stage", "round", "step", "wall", "event", "epoch"))
 
 
 def build_report(run_dir: pathlib.Path) -> pathlib.Path:
     """Writes `report.html` into a run directory and returns its path.
 
-    Reads `summary.json`; and, where they are, `metrics.jsonl`, `panels/*.png`,
-    `config.json` and `environment.json`. Pictures are embedded, nothing is linked.
+    Reads `summary.json`; and, where they are, `metrics.jsonl`, `panels/*.png`, every
+    round's `panels.png`, `config.json` and `environment.json`. Pictures are embedded,
+    nothing is linked.
 
     Args:
         run_dir: a finished run.
@@ -50,11 +54,16 @@ def build_report(run_dir: pathlib.Path) -> pathlib.Path:
             hint="Run the training command again; it resumes and writes the summary.",
         )
     panels = sorted((run_dir / "panels").glob("*.png"))
+    rounds = sorted(run_dir.glob(f"stages/*/rounds/*/{ROUND_PANEL}"))
     page = render_report(
         summary,
         read_metrics(run_dir / "metrics.jsonl"),
         panels={path.stem: path.read_bytes() for path in panels[-_MAX_PANELS:]},
         panels_left_out=max(0, len(panels) - _MAX_PANELS),
+        round_panels={
+            _round_caption(path): path.read_bytes()
+            for path in rounds[-_MAX_ROUND_PANELS:]
+        },
         config=_read_json(run_dir / "config.json"),
         environment=_read_json(run_dir / "environment.json"),
     )
@@ -76,6 +85,7 @@ def render_report(
     *,
     panels: Mapping[str, bytes],
     panels_left_out: int = 0,
+    round_panels: Mapping[str, bytes] = MappingProxyType({}),
     config: Mapping[str, Any] | None = None,
     environment: Mapping[str, Any] | None = None,
 ) -> str:
@@ -86,6 +96,7 @@ def render_report(
         metrics: the run's log, one mapping per line.
         panels: caption → PNG bytes.
         panels_left_out: panels on disk that are not shown.
+        round_panels: caption → PNG bytes, of the rounds' pseudo-labels.
         config: the recipe as run.
         environment: devices, revision and the like.
     """
@@ -99,7 +110,7 @@ def render_report(
         .read_text("utf-8")
     )
     headline = str(summary.get("headline") or summary.get("subset") or "mIoU")
-    labels = [r for r in metrics if r.get("event") == "pseudo_labels"]
+    labels = label_rounds(metrics)
     return template.render(
         summary=summary,
         headline=headline,
@@ -110,12 +121,11 @@ def render_report(
         subset_names=_subset_names(summary),
         result_charts=_result_charts(summary, metrics, headline),
         training_charts=_training_charts(metrics),
+        label_rounds=labels,
         label_charts=_label_charts(labels),
-        label_classes=_label_classes(labels),
-        panels=[
-            (_caption(name), base64.b64encode(png).decode("ascii"))
-            for name, png in panels.items()
-        ],
+        label_tables=label_tables(labels),
+        panels=[(_caption(name), _embedded(png)) for name, png in panels.items()],
+        round_panels=[(name, _embedded(png)) for name, png in round_panels.items()],
         panels_left_out=panels_left_out,
         config=config,
         environment=environment,
@@ -158,24 +168,19 @@ def _read_json(path: pathlib.Path) -> dict[str, Any] | None:
     return value
 
 
-def _is_number(value: Any) -> bool:
-    kind = isinstance(value, int | float) and not isinstance(value, bool)
-    return kind and math.isfinite(value)
-
-
 def _number(value: Any, digits: int = 1) -> str:
-    return f"{value:.{digits}f}" if _is_number(value) else "–"
+    return f"{value:.{digits}f}" if is_number(value) else "–"
 
 
 def _signed(value: Any, digits: int = 1) -> str:
-    if not _is_number(value):
+    if not is_number(value):
         return "–"
     text = f"{abs(value):.{digits}f}"
     return text if not float(text) else ("+" if value > 0 else "−") + text
 
 
 def _duration(seconds: Any) -> str:
-    if not _is_number(seconds):
+    if not is_number(seconds):
         return "–"
     if seconds < 100:
         return f"{seconds:.1f} s"
@@ -190,12 +195,23 @@ def _pretty(value: Any) -> str:
 
 
 def _difference(after: Any, before: Any) -> float | None:
-    return after - before if _is_number(after) and _is_number(before) else None
+    return after - before if is_number(after) and is_number(before) else None
 
 
 def _caption(name: str) -> str:
     """A panel's file name as words; nothing where it is only a number."""
     return "" if name.isdigit() else name.replace("_", " ")
+
+
+def _round_caption(path: pathlib.Path) -> str:
+    """Stage and round of a picture in a round's folder, counted from 1."""
+    stage, round_ = path.parents[2].name, path.parent.name
+    number = int(round_) + 1 if round_.isdigit() else round_
+    return f"{stage.partition('-')[2] or stage}, round {number}"
+
+
+def _embedded(png: bytes) -> str:
+    return base64.b64encode(png).decode("ascii")
 
 
 def _source_score(summary: Mapping[str, Any]) -> Any:
@@ -230,12 +246,6 @@ def _subset_names(summary: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for row in subsets.values() for name in row or {}))
 
 
-def _class_space(names: Sequence[str]) -> ClassSpace | None:
-    """The class space with exactly these classes, for its colours and subsets."""
-    spaces = CLASS_SPACES.values()
-    return next((s for s in spaces if sorted(s.names) == sorted(names)), None)
-
-
 def _class_table(summary: Mapping[str, Any], headline: str) -> dict[str, Any]:
     """Column titles and rows of the per-class table; first and last column barred."""
     tables = {
@@ -244,7 +254,7 @@ def _class_table(summary: Mapping[str, Any], headline: str) -> dict[str, Any]:
         if table and key != "oracle_best"
     }
     names = list(dict.fromkeys(name for table in tables.values() for name in table))
-    space = _class_space(names)
+    space = class_space_of(names)
     counted = names
     if space:
         names = list(space.names)
@@ -256,7 +266,7 @@ def _class_table(summary: Mapping[str, Any], headline: str) -> dict[str, Any]:
         rows.append(
             {
                 "name": name,
-                "color": _hex(space, name) if space else None,
+                "color": hex_color(space, name) if space else None,
                 "counted": name in counted,
                 "values": values,
                 "gain": _difference(values[-1], values[0]),
@@ -265,15 +275,9 @@ def _class_table(summary: Mapping[str, Any], headline: str) -> dict[str, Any]:
     return {"titles": [_title(key) for key in tables], "rows": rows}
 
 
-def _hex(space: ClassSpace, name: str) -> str:
-    return "#" + bytes(space.palette[space.names.index(name)].tolist()).hex()
-
-
 def _curve(name: str, records: Sequence[Mapping], value: Any) -> Curve:
     points = [(r.get("tick"), value(r)) for r in records]
-    points = [
-        (float(x), float(y)) for x, y in points if _is_number(x) and _is_number(y)
-    ]
+    points = [(float(x), float(y)) for x, y in points if is_number(x) and is_number(y)]
     return Curve(name, [p[0] for p in points], [p[1] for p in points])
 
 
@@ -281,7 +285,7 @@ def _stages(records: Sequence[Mapping[str, Any]]) -> list[Guide]:
     """Where each stage begins; nothing where there is one stage only."""
     first = {}
     for record in records:
-        if _is_number(record.get("tick")) and record.get("stage"):
+        if is_number(record.get("tick")) and record.get("stage"):
             first.setdefault(str(record["stage"]), record["tick"])
     guides = [Guide(stage, float(tick)) for stage, tick in first.items()]
     return guides if len(guides) > 1 else []
@@ -309,7 +313,7 @@ def _result_charts(summary, metrics, headline) -> list[dict[str, Any]]:
             levels = [
                 Guide(_title(key), float(value))
                 for key, value in results.items()
-                if key not in ("adapted", "oracle_best") and _is_number(value)
+                if key not in ("adapted", "oracle_best") and is_number(value)
             ]
         charts.append(
             _chart(f"{headline} on {split}, %", curves, levels, _stages(rows))
@@ -324,7 +328,7 @@ def _training_charts(metrics) -> list[dict[str, Any]]:
         key
         for record in steps
         for key, value in record.items()
-        if key not in _NO_SCALAR and _is_number(value)
+        if key not in _NO_SCALAR and is_number(value)
     )
     order = sorted(names, key=lambda n: (n != "loss", "loss" not in n, n == "lr"))
     charts = []
@@ -335,32 +339,21 @@ def _training_charts(metrics) -> list[dict[str, Any]]:
     return charts
 
 
-def _label_charts(labels) -> list[dict[str, Any]]:
+def _label_charts(rounds) -> list[dict[str, Any]]:
+    """Coverage and accuracy over the rounds of all stages."""
+    places = [{**record, "tick": record["number"]} for record in rounds]
     curves = [
-        _curve(title, labels, lambda r, key=key: r.get(key))
+        _curve(title, places, lambda r, key=key: r.get(key))
         for key, title in (("coverage", "Coverage"), ("accuracy", "Accuracy"))
     ]
     curves = [curve for curve in curves if curve.x]
-    return [_chart("Pseudo-labels, %", curves, [], _stages(labels))] if curves else []
-
-
-def _label_classes(labels) -> list[dict[str, Any]]:
-    if not labels:
+    if not curves:
         return []
-    table = labels[-1].get("per_class") or {}
-    space = _class_space(list(table))
-    return [
-        {
-            "name": name,
-            "color": _hex(space, name) if space else None,
-            "coverage": (row or {}).get("coverage"),
-            "accuracy": (row or {}).get("accuracy"),
-        }
-        for name, row in table.items()
-    ]
+    stages = _stages(places)
+    return [_chart("Pseudo-labels, %", curves, [], stages, x_label="round")]
 
 
-def _chart(title, curves, levels, stages) -> dict[str, Any]:
-    svg = line_chart(curves, label=title, levels=levels, stages=stages)
+def _chart(title, curves, levels, stages, *, x_label="step") -> dict[str, Any]:
+    svg = line_chart(curves, label=title, x_label=x_label, levels=levels, stages=stages)
     legend = [curve.name for curve in curves] if len(curves) > 1 else []
     return {"title": title, "svg": svg, "legend": legend}

@@ -1,10 +1,12 @@
 """Colours of classes and of confidence."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 
-from sfda_jax.tasks import ClassSpace
+from sfda_jax.tasks import CLASS_SPACES, ClassSpace
 from sfda_jax.types import IGNORE
 
 IGNORE_COLOR = (206, 202, 194)
@@ -49,3 +51,14 @@ def colorize_confidence(
     """RGB of values in [0, 1] on the viridis scale, which grey printing keeps."""
     levels = np.rint(np.nan_to_num(confidence).clip(0, 1) * 255).astype(np.uint8)
     return _VIRIDIS[levels]
+
+
+def class_space_of(names: Sequence[str]) -> ClassSpace | None:
+    """The class space with exactly these classes, for its colours and subsets."""
+    spaces = CLASS_SPACES.values()
+    return next((s for s in spaces if sorted(s.names) == sorted(names)), None)
+
+
+def hex_color(space: ClassSpace, name: str) -> str:
+    """A class's colour as HTML writes it."""
+    return "#" + bytes(space.palette[space.names.index(name)].tolist()).hex()

@@ -1,6 +1,7 @@
 """Panels: what the network saw, what is true, what it said before and after."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sfda_jax.report.palette import IGNORE_COLOR, colorize, colorize_confidence
 from sfda_jax.tasks import ClassSpace
+from sfda_jax.types import IGNORE
 
 TITLES: Mapping[str, str] = {
     "image": "Image",
@@ -17,9 +19,18 @@ TITLES: Mapping[str, str] = {
     "before": "Before adaptation",
     "after": "After adaptation",
     "pseudo_label": "Pseudo-label",
+    "changes": "Changes since the last round",
     "confidence": "Confidence",
 }
 """Column titles of the usual keys, in the usual order."""
+
+CHANGES: Mapping[str, tuple[int, int, int]] = {
+    "same label": (226, 228, 232),
+    "new label": (38, 140, 84),
+    "other class": (214, 122, 22),
+    "label lost": (176, 52, 60),
+}
+"""What can become of a pixel's pseudo-label from one round to the next → its colour."""
 
 PAPER, INK, FAINT = (255, 255, 255), (32, 36, 42), (108, 114, 124)
 MARGIN = 16
@@ -33,6 +44,7 @@ def compose_panel(
     titles: Mapping[str, str] = TITLES,
     per_line: int = 3,
     cell_width: int = 400,
+    notes: Mapping[str, tuple[int, int, int]] = MappingProxyType({}),
 ) -> UInt8[np.ndarray, "h w 3"]:
     """One picture of all rows: titled cells, captions, class legend, colour bar.
 
@@ -47,6 +59,7 @@ def compose_panel(
         titles: column key → title.
         per_line: cells side by side before a row goes on below.
         cell_width: pixels; heights keep each image's proportions.
+        notes: a line of further names and colours, below the classes.
     """
     keys = list(dict.fromkeys(k for row in rows for k in row if k != "id"))
     columns = [k for k in titles if k in keys] + [k for k in keys if k not in titles]
@@ -67,6 +80,8 @@ def compose_panel(
             ]
             blocks.append(_cell_line(line, width, cell_width))
     blocks.append(class_legend(classes, width))
+    if notes:
+        blocks.append(_legend(list(notes.items()), width))
     if any(_is_confidence(value) for row in rows for value in row.values()):
         blocks.append(_confidence_bar(width))
     sheet = Image.new("RGB", (width, 2 * MARGIN + sum(b.height for b in blocks)), PAPER)
@@ -120,15 +135,41 @@ def text_font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 def class_legend(classes: ClassSpace, width: int) -> Image.Image:
     """Swatches with class names, as many lines as they need."""
+    colors = map(tuple, classes.palette.tolist())
+    entries = [*zip(classes.names, colors, strict=True), ("no label", IGNORE_COLOR)]
+    return _legend(entries, width)
+
+
+def label_changes(
+    labels: UInt8[np.ndarray, "h w"], before: UInt8[np.ndarray, "_h _w"]
+) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture of how pseudo-labels differ from earlier ones, in `CHANGES` colours.
+
+    Args:
+        labels: train ids, 255 = none.
+        before: the same of an earlier round; resized (nearest) where sizes differ.
+    """
+    if before.shape != labels.shape:
+        size = (labels.shape[1], labels.shape[0])
+        before = cv2.resize(before, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    now, then = labels != IGNORE, before != IGNORE
+    which = np.select(
+        [now & then & (labels == before), now & ~then, now & then, then], range(4), 4
+    )
+    return np.array([*CHANGES.values(), IGNORE_COLOR], np.uint8)[which]
+
+
+def _legend(
+    entries: Sequence[tuple[str, tuple[int, int, int]]], width: int
+) -> Image.Image:
+    """Swatches with names, as many lines as they need."""
     font, line, swatch = text_font(15), 25, 15
-    entries = [*zip(classes.names, classes.palette.tolist(), strict=True)]
-    entries.append(("no label", list(IGNORE_COLOR)))
     places, x, y = [], MARGIN, 8
     for name, color in entries:
         wide = swatch + 7 + round(font.getlength(name)) + 20
         if x > MARGIN and x + wide > width - MARGIN:
             x, y = MARGIN, y + line
-        places.append((x, y, name, tuple(color)))
+        places.append((x, y, name, color))
         x += wide
     legend = Image.new("RGB", (width, y + line), PAPER)
     draw = ImageDraw.Draw(legend)

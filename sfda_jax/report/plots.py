@@ -4,12 +4,14 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 560, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 14, 34
 _MAX_POINTS = 240
+_LABEL_ROOM = 100
 _MARKED_POINTS = 30
 
 
@@ -28,6 +30,12 @@ class Guide:
 
     label: str
     value: float
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value from JSON is a finite number."""
+    kind = isinstance(value, int | float) and not isinstance(value, bool)
+    return kind and math.isfinite(value)
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -79,6 +87,8 @@ def line_chart(
     x_ticks = [
         t for t in nice_ticks(x_low, x_high, 6) if x_low <= t <= x_high or len(xs) == 1
     ]
+    if all(float(x).is_integer() for x in xs):  # steps, rounds: nothing in between
+        x_ticks = [t for t in x_ticks if float(t).is_integer()]
     scale = _Scale(x_low, x_high, y_ticks[0], y_ticks[-1])
     parts = [
         f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
@@ -146,10 +156,11 @@ def _guides(scale, levels, stages):
     parts = []
     for guide in stages:
         x = scale.x(guide.value)
+        late = x > right - _LABEL_ROOM  # it would run out of the picture
+        place = f'x="{x - 4}" text-anchor="end"' if late else f'x="{x + 4}"'
         parts.append(
             f'<line class="stage" x1="{x}" x2="{x}" y1="{_TOP}" y2="{floor}"/>'
-            f'<text class="note" x="{x + 4}" y="{floor - 5}">'
-            f"{escape(guide.label)}</text>"
+            f'<text class="note" {place} y="{floor - 5}">{escape(guide.label)}</text>'
         )
     for guide in levels:
         y = scale.y(guide.value)

@@ -19,19 +19,19 @@ from sfda_jax.train import recipe as recipes
 from sfda_jax.train.checkpoints import (
     Checkpoints,
     abstract_like,
-    load_item,
     network,
     open_checkpoints,
 )
 from sfda_jax.train.interrupt import Interrupted, stop_requests
 from sfda_jax.train.loggers import MetricsLog, memory_gib, open_log, progress
 from sfda_jax.train.optim import make_optimizer
+from sfda_jax.train.origins import kept_positions, origin_network, stage_origin
 from sfda_jax.train.parallel import Parallel, make_parallel
 from sfda_jax.train.recipe import Position, Recipe
 from sfda_jax.train.round_context import make_round_context
 from sfda_jax.train.run_dir import environment, write_json
 from sfda_jax.train.scoring import Scorer
-from sfda_jax.train.states import init_network, load_network, stage_key, start_state
+from sfda_jax.train.states import stage_key, start_state
 from sfda_jax.train.step import make_train_step
 from sfda_jax.types import AdaptState, ModelState, StreamSpec
 from sfda_jax.weights.layout import abstract_state
@@ -50,6 +50,7 @@ class _Run:
     log: MetricsLog
     scorer: Scorer
     stop: Callable[[], int]
+    kept: frozenset[int]
 
     def tick(self, position: Position) -> int:
         return recipes.tick(self.recipe, position)
@@ -72,13 +73,10 @@ def adapt(recipe: Recipe, run_dir: pathlib.Path) -> None:
         _log.info("%s", describe(domain, record))
     found = environment(access.fingerprints(), chosen)
     write_json(run_dir / "environment.json", found)
-    ends = [
-        recipes.tick(recipe, recipes.stage_end(recipe, s))
-        for s in range(len(recipe.stages))
-    ]
+    kept = {recipes.tick(recipe, position) for position in kept_positions(recipe)}
     with (
         stop_requests() as stop,
-        open_checkpoints(run_dir / "checkpoints", keep=ends) as checkpoints,
+        open_checkpoints(run_dir / "checkpoints", keep=sorted(kept)) as checkpoints,
     ):
         latest = checkpoints.latest()
         with open_log(run_dir, resumed_at=-1 if latest is None else latest) as log:
@@ -90,6 +88,7 @@ def adapt(recipe: Recipe, run_dir: pathlib.Path) -> None:
                 log=log,
                 scorer=Scorer(recipe=recipe, run_dir=run_dir, log=log),
                 stop=stop,
+                kept=frozenset(kept),
             )
             _run_stages(run, access, latest)
 
@@ -111,16 +110,17 @@ def _run_stages(run: _Run, access: DataAccess, latest: int | None) -> None:
     position, state = Position(), None
     if latest is not None:
         position = recipes.position_of(recipe, latest)
-        state = run.checkpoints.restore(latest, _abstract(run, position.stage))
+        state = run.checkpoints.restore(latest, _abstract(run, position))
         _log.info("Resuming at %s.", _describe(recipe, position))
     for index, stage in enumerate(recipe.stages):
-        if not stage.method.trains_on_source:
+        if not stage.trains_on_source:
             access = access.without_source()
         if index < position.stage:
             continue
         if state is None:
-            student = _initial_network(run, index)
-            if index == 0 and stage.init_from not in ("scratch", "previous"):
+            origin = stage_origin(recipe, index)
+            student = origin_network(recipe, run.run_dir, origin)
+            if index == 0 and origin != "scratch":
                 run.scorer.score_start(student, access)
             state = _start(run, index, student)
         for round_ in range(position.round, len(stage.rounds)):
@@ -131,49 +131,37 @@ def _run_stages(run: _Run, access: DataAccess, latest: int | None) -> None:
         position, state = Position(index + 1), None
 
 
-def _start(run: _Run, index: int, student: ModelState) -> AdaptState:
+def _start(run: _Run, index: int, student: ModelState, round_: int = 0) -> AdaptState:
     stage = run.recipe.stages[index]
-    method, settings = stage.at_round(0)
+    method, settings = stage.at_round(round_)
     optimizer = make_optimizer(settings)
     key = stage_key(run.recipe, index)
     return start_state(method, optimizer, student, key)
 
 
-def _abstract(run: _Run, index: int) -> AdaptState:
-    student = abstract_state(run.recipe.model)
-    state = jax.eval_shape(lambda s: _start(run, index, s), student)
-    return abstract_like(state, run.parallel.replicated)
-
-
-def _initial_network(run: _Run, index: int) -> ModelState:
-    """The network a stage starts from, as its `init_from` says."""
-    recipe, origin = run.recipe, run.recipe.stages[index].init_from
-    if origin == "scratch" or (origin == "previous" and index == 0):
-        return init_network(recipe)
-    names = [stage.name for stage in recipe.stages[:index]]
-    if origin == "previous":
-        return stage_network(recipe, run.run_dir, index - 1)
-    if origin.removeprefix("stage:") in names:
-        return stage_network(
-            recipe, run.run_dir, names.index(origin.removeprefix("stage:"))
+def _round_start(run: _Run, start: Position, state: AdaptState) -> AdaptState:
+    """The stage's state as a round begins: carried on, or afresh where it is said."""
+    stage = run.recipe.stages[start.stage]
+    origin = stage.rounds[start.round].init_from
+    if origin:
+        student = origin_network(run.recipe, run.run_dir, origin)
+        fresh = _start(run, start.stage, student, start.round)
+        # The step number counts on: it makes the keys of the stage's random decisions.
+        return fresh.replace(step=state.step)
+    if stage.fresh_optimizer:
+        _, settings = stage.at_round(start.round)
+        return state.replace(
+            opt_state=make_optimizer(settings).init(state.student.params)
         )
-    return load_network(recipe, origin)
+    return state
 
 
-def stage_network(recipe: Recipe, run_dir: pathlib.Path, index: int) -> ModelState:
-    """The network that a finished stage evaluates, from its checkpoint alone.
-
-    Raises:
-        CheckpointError: the stage is not finished, or was another network's.
-    """
-    number = recipes.tick(recipe, recipes.stage_end(recipe, index))
-    shapes = abstract_state(recipe.model)
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return load_item(
-        run_dir / "checkpoints" / str(number),
-        recipe.stages[index].network,
-        abstract_like(shapes, sharding),
+def _abstract(run: _Run, position: Position) -> AdaptState:
+    student = abstract_state(run.recipe.model)
+    state = jax.eval_shape(
+        lambda s: _start(run, position.stage, s, position.round), student
     )
+    return abstract_like(state, run.parallel.replicated)
 
 
 def _run_round(
@@ -195,6 +183,8 @@ def _run_round(
         access=access,
         parallel=parallel,
     )
+    if not start.step:
+        state = _round_start(run, start, state)
     begun, streams = method.begin_round(ctx, state)
     state = state if start.step else begun
     run.scorer.score_pseudo_labels(ctx.store, start, access)
@@ -265,7 +255,8 @@ def _run_steps(
             state, metrics = step(state, placed, key)
             window.add(here, metrics, batch)
             stopping = run.stop()
-            saving = number % recipe.checkpoint.every == 0 and number < total
+            due = number % recipe.checkpoint.every == 0 or run.tick(here) in run.kept
+            saving = due and number < total
             if number % recipe.log.every == 0 or number == total or saving or stopping:
                 shown = window.flush()
                 bar.set_postfix(shown, refresh=False)

@@ -1,6 +1,7 @@
 """The one place that compiles: the same pure step as `jit` on a mesh or as `pmap`."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -69,10 +70,35 @@ class Parallel:
             donate_argnums=0,
         )
 
-    def compile_forward(self, fn: Callable) -> Callable:
-        """The compiled `fn(variables, images)`, results replicated (any mode)."""
-        rep = self.replicated
-        return jax.jit(fn, in_shardings=(rep, self.sharded), out_shardings=rep)
+    def compile_forward(
+        self, fn: Callable, variables: PyTree, *, rows: int, shared: bool
+    ) -> tuple[Callable, PyTree]:
+        """The compiled `fn(variables, images)` (any mode), and its variables placed.
+
+        Args:
+            fn: results have the batch axis first, and come to every device.
+            variables: any pytree.
+            rows: images per call; as many devices as divide them share the work, the
+                others repeat it.
+            shared: every process calls it on images of its own, alone; otherwise all
+                call it together, on the same images.
+        """
+        devices = self.mesh.devices.flatten()
+        if shared and jax.process_count() > 1:
+            here = jax.process_index()
+            devices = np.array([d for d in devices if d.process_index == here])
+            variables = jax.device_get(variables)
+        parts = math.gcd(rows, devices.size)
+        mesh = Mesh(
+            devices.reshape(parts, -1), (AXIS, "copy"), axis_types=(AxisType.Auto,) * 2
+        )
+        everywhere = NamedSharding(mesh, P())
+        compiled = jax.jit(
+            fn,
+            in_shardings=(everywhere, NamedSharding(mesh, P(AXIS))),
+            out_shardings=everywhere,
+        )
+        return compiled, jax.device_put(variables, everywhere)
 
     def put_state(self, state: AdaptState) -> AdaptState:
         """The state on all devices, as the compiled step takes it."""

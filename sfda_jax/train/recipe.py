@@ -6,7 +6,13 @@ from typing import Any
 
 from flax import linen as nn
 
+from sfda_jax.data.sized_input import FILTERS
+from sfda_jax.data.transforms import Evaluate
+from sfda_jax.evaluation.confusion import ABSENT
+from sfda_jax.evaluation.predictor import AVERAGES, Views
+from sfda_jax.evaluation.windows import Windows
 from sfda_jax.methods.base import MethodBase
+from sfda_jax.registry import check_choice
 from sfda_jax.tasks import Task
 from sfda_jax.train.optim import OptimizerSettings
 
@@ -57,22 +63,63 @@ class EvaluationSettings:
     """How a network is scored on labelled splits.
 
     Attributes:
-        size: (height, width) the images are resized to; logits go back to label size.
+        size: (height, width) the images are resized to, or the longer side alone;
+            empty keeps their own. Predictions go back to label size.
+        resample: how; see `data.sized_input.SizedInput`.
         batch_size: images per forward pass.
         every: also evaluate on the target every so many steps; 0 means stage ends only.
         scales: input scales averaged over, 1.0 = single scale.
         flip: average with the mirrored image.
+        average: what is averaged, `probs logits view_probs class_maps`; see
+            `evaluation.predictor.Views`.
+        enlarge_twice: logits go to the input's size before the label's (IAST's
+            validation, mmsegmentation).
+        absent_classes: classes without any pixel are left out of the means (`skip`,
+            the official rule) or count 0 (`zero`: IAST, CBST, CRST).
         oracle: keep the best target score under the name `oracle_best`; needs `every`.
         panels: how many target images the report shows.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
+    resample: str = "bicubic"
     batch_size: int = 4
     every: int = 0
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    average: str = "probs"
+    enlarge_twice: bool = False
+    absent_classes: str = "skip"
     oracle: bool = False
     panels: int = 4
+
+    def __post_init__(self):
+        """Checks the choices.
+
+        Raises:
+            ConfigError: a word or a size that means nothing.
+        """
+        for name, choices in (
+            ("resample", FILTERS),
+            ("average", AVERAGES),
+            ("absent_classes", ABSENT),
+        ):
+            check_choice(f"config.evaluation.{name}", getattr(self, name), choices)
+        self.transform()
+
+    def transform(self, gamma: float = 1.0) -> Evaluate:
+        """The host side of evaluation, for a network that sees this tone curve."""
+        return Evaluate(size=self.size, resample=self.resample, gamma=gamma)
+
+    def views(self, model: nn.Module) -> Views:
+        """The views that a network is shown, enlarged as its publication does."""
+        corners = model.align_corners
+        return Views(
+            scales=self.scales,
+            flip=self.flip,
+            average=self.average,
+            align_corners=corners,
+            windows=Windows(align_corners=corners) if self.enlarge_twice else None,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,11 +138,23 @@ class LogSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Round:
-    """One round: its steps, and what it changes in its stage's settings."""
+    """One round: its steps, and what it changes in its stage's settings.
+
+    Attributes:
+        num_steps: 0 where the round only prepares something.
+        settings: of the method, changed in this round.
+        optimizer: its settings changed in this round.
+        init_from: empty: the round goes on with the stage's state. Otherwise it starts
+            afresh from that network (as `Stage.init_from`); only parameters and
+            statistics are carried over.
+        labels_from: the network that makes the round's labels; empty for the student.
+    """
 
     num_steps: int
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     optimizer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    init_from: str = ""
+    labels_from: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,9 +163,11 @@ class Stage:
 
     Attributes:
         init_from: `previous` (the network the last stage evaluates; at first
-            `scratch`), `stage:NAME`, the path of a published PyTorch checkpoint or
-            converted folder, or `imagenet:PATH` for the backbone alone.
+            `scratch`), `stage:NAME`, `stage:NAME/ROUND`, `stage:NAME/ROUND@step=N`
+            (rounds from 0), the path of a published PyTorch checkpoint or converted
+            folder, or `imagenet:PATH` for the backbone alone.
         network: which network is evaluated and handed on, `student` or `teacher`.
+        fresh_optimizer: every round starts with a new optimiser, its schedule too.
     """
 
     name: str
@@ -115,6 +176,18 @@ class Stage:
     rounds: tuple[Round, ...]
     init_from: str = "previous"
     network: str = "student"
+    fresh_optimizer: bool = False
+
+    @property
+    def trains_on_source(self) -> bool:
+        """Whether any of its rounds reads labelled source images."""
+        rounds = range(len(self.rounds))
+        return any(self.at_round(index)[0].trains_on_source for index in rounds)
+
+    def with_task(self, task: Task) -> "Stage":
+        """The same stage for another task."""
+        method = dataclasses.replace(self.method, task=task)
+        return dataclasses.replace(self, method=method)
 
     @property
     def method_name(self) -> str:

@@ -1,26 +1,32 @@
 """What the driver lends to `begin_round`: data, label store, forward passes."""
 
+import collections
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree, UInt32
+from jaxtyping import Array, Num, PyTree, UInt32
 
 from sfda_jax.data.access import DataAccess
 from sfda_jax.data.statistics import ClassPixels
 from sfda_jax.data.streams import evaluation_batches
+from sfda_jax.ops import processes
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.tasks import Task
+from sfda_jax.train.origins import origin_network
 from sfda_jax.train.parallel import Parallel
 from sfda_jax.train.recipe import Recipe
-from sfda_jax.types import RandomAccess, Transform
+from sfda_jax.types import ModelState, RandomAccess, Transform
+
+# Batches on the device while the host works on the results of one.
+_IN_FLIGHT = 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RoundContext:
-    """One round's services; see `methods.base.RoundContext`."""
+    """One round's services; see `pseudo_labels.services.RoundContext`."""
 
     round: int
     num_steps: int
@@ -28,6 +34,8 @@ class RoundContext:
     task: Task
     store: PseudoLabelStore
     previous: PseudoLabelStore | None
+    labeller: ModelState | None
+    scratch: pathlib.Path
     access: DataAccess
     parallel: Parallel
 
@@ -45,6 +53,10 @@ class RoundContext:
         """In how many of the source's training images each class lies where."""
         return self.access.class_maps(domain, size)
 
+    def total(self, counts: Num[np.ndarray, "..."]) -> Num[np.ndarray, "..."]:
+        """The elementwise sum of every process's array; exact for integers."""
+        return processes.total(counts)
+
     def forward(
         self,
         fn: Callable[[PyTree, Array], PyTree],
@@ -54,19 +66,30 @@ class RoundContext:
         transform: Transform,
         batch_size: int,
         order: np.ndarray | None = None,
+        start: int = 0,
+        shared: bool = False,
     ) -> Iterator[tuple[list[str], PyTree]]:
         """Yields (ids, host arrays) over a training split, in file order or `order`."""
-        devices = self.parallel.num_devices
-        batch_size = -(-batch_size // devices) * devices
-        compiled = self.parallel.compile_forward(fn)
         source = self.images(domain)
+        positions = np.arange(len(source)) if order is None else np.asarray(order)
+        if shared:
+            positions = positions[jax.process_index() :: jax.process_count()]
+        positions = positions[start * batch_size :]
+        if not len(positions):
+            return
+        compiled, placed = self.parallel.compile_forward(
+            fn, variables, rows=batch_size, shared=shared
+        )
+        running = collections.deque()
         for ids, arrays in evaluation_batches(
-            source, transform, batch_size, order=order
+            source, transform, batch_size, order=positions
         ):
-            images = _padded(arrays["images"], batch_size)
-            results = jax.device_get(compiled(variables, images))
-            count = len(ids)
-            yield ids, jax.tree.map(lambda x, n=count: x[:n], results)
+            results = compiled(placed, _padded(arrays["images"], batch_size))
+            running.append((ids, results))
+            if len(running) > _IN_FLIGHT:
+                yield _fetched(*running.popleft())
+        while running:
+            yield _fetched(*running.popleft())
 
 
 def round_dir(run_dir: pathlib.Path, recipe: Recipe, stage: int, round_: int):
@@ -78,10 +101,10 @@ def round_dir(run_dir: pathlib.Path, recipe: Recipe, stage: int, round_: int):
 def round_store(
     run_dir: pathlib.Path, recipe: Recipe, stage: int, round_: int
 ) -> PseudoLabelStore:
-    """The label maps of one round; only the first process writes."""
+    """The label maps of one round."""
     folder = round_dir(run_dir, recipe, stage, round_)
-    writable = jax.process_index() == 0
-    return PseudoLabelStore(folder / "pseudo_labels", writable=writable)
+    part = (jax.process_index(), jax.process_count())
+    return PseudoLabelStore(folder / "pseudo_labels", part=part)
 
 
 def make_round_context(
@@ -94,6 +117,9 @@ def make_round_context(
     parallel: Parallel,
 ) -> RoundContext:
     """The services of one round."""
+    labels_from = recipe.stages[stage].rounds[round_].labels_from
+    labeller = origin_network(recipe, run_dir, labels_from) if labels_from else None
+    scratch = f"scratch-{jax.process_index():03d}"
     previous = round_store(run_dir, recipe, stage, round_ - 1) if round_ else None
     return RoundContext(
         round=round_,
@@ -102,9 +128,17 @@ def make_round_context(
         task=recipe.task,
         store=round_store(run_dir, recipe, stage, round_),
         previous=previous,
+        labeller=labeller,
+        scratch=round_dir(run_dir, recipe, stage, round_) / scratch,
         access=access,
         parallel=parallel,
     )
+
+
+def _fetched(ids: list[str], results: PyTree) -> tuple[list[str], PyTree]:
+    """What the device gave, on the host, without the copies that filled the batch."""
+    host = jax.device_get(results)
+    return ids, jax.tree.map(lambda x: x[: len(ids)], host)
 
 
 def _padded(x: np.ndarray, size: int) -> np.ndarray:

@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import logging
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from PIL import Image
 
 from sfda_jax.data.access import DataAccess
-from sfda_jax.data.transforms import Evaluate
 from sfda_jax.evaluation.evaluator import (
     Result,
     Write,
@@ -18,12 +20,18 @@ from sfda_jax.evaluation.evaluator import (
     pseudo_label_quality,
 )
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
+from sfda_jax.report.html import ROUND_PANEL
+from sfda_jax.report.panels import CHANGES, compose_panel, label_changes
+from sfda_jax.tasks import ClassSpace
 from sfda_jax.train.loggers import MetricsLog
 from sfda_jax.train.recipe import Position, Recipe, stage_end, tick
+from sfda_jax.train.round_context import round_dir, round_store
 from sfda_jax.train.run_dir import write_json
-from sfda_jax.types import ModelState
+from sfda_jax.types import ModelState, RandomAccess
 
 _log = logging.getLogger(__name__)
+
+_ROUND_ROWS = 3
 
 
 def score(
@@ -37,7 +45,7 @@ def score(
     """A network's scores on a labelled split, as the recipe evaluates.
 
     Args:
-        recipe: size, scales and flip.
+        recipe: its evaluation settings and classes.
         state: the network.
         source: the split.
         gamma: the tone curve of the network's method.
@@ -48,12 +56,11 @@ def score(
         recipe.model,
         state.variables,
         source,
-        transform=Evaluate(size=settings.size, gamma=gamma),
+        transform=settings.transform(gamma),
         batch_size=settings.batch_size,
         classes=recipe.task.classes,
-        flip=settings.flip,
-        scales=settings.scales,
-        align_corners=recipe.model.align_corners,
+        views=settings.views(recipe.model),
+        absent_classes=settings.absent_classes,
         devices=jax.local_devices()[:1],  # the same program whatever the device count
         write=write,
     )
@@ -118,23 +125,64 @@ class Scorer:
     def score_pseudo_labels(
         self, store: PseudoLabelStore, position: Position, access: DataAccess
     ) -> None:
-        """Logs coverage, and accuracy where the training labels are at hand."""
-        if not store.complete() or position.step:
+        """Logs a round's coverage, thresholds, accuracy where labels are at hand.
+
+        Also draws some of its maps. Nothing happens where a round has none, or has
+        begun before.
+        """
+        stage = self.recipe.stages[position.stage]
+        name = stage.at_round(position.round)[0].label_maps
+        if position.step or not store.ids(name):
             return
-        source = access.target_train_report()
-        classes = self.recipe.task.classes
-        quality = pseudo_label_quality(store, "candidates", source, classes)
-        stage = self.recipe.stages[position.stage].name
+        source, classes = access.target_train_report(), self.recipe.task.classes
+        quality = pseudo_label_quality(store, name, source, classes)
         self.log.write(
             tick(self.recipe, position),
             {
                 "event": "pseudo_labels",
-                "stage": stage,
+                "stage": stage.name,
                 "round": position.round,
                 "step": position.step,
                 **quality.as_record(classes),
+                "thresholds": _by_class(store.meta.get("thresholds"), classes),
             },
         )
+        if jax.process_index() == 0:
+            self._draw_round(store, name, position, source)
+
+    def _draw_round(
+        self, store: PseudoLabelStore, name: str, position: Position, source
+    ) -> None:
+        """`panels.png` of the round: image, truth, pseudo-label, what has changed."""
+        previous = None
+        if position.round:
+            stage, last = position.stage, position.round - 1
+            previous = round_store(self.run_dir, self.recipe, stage, last)
+        rows = []
+        count = min(_ROUND_ROWS, self.recipe.evaluation.panels)
+        for index in shown_examples(source, count):
+            record = source[index]
+            row = {"id": record["id"], "image": record["image"]}
+            if "label" in record:
+                row["ground_truth"] = record["label"]
+            row["pseudo_label"] = store.read(name, record["id"])
+            if previous is not None and previous.ids(name):
+                before = previous.read(name, record["id"])
+                row["changes"] = label_changes(row["pseudo_label"], before)
+            rows.append(row)
+        if not rows:
+            return
+        panel = compose_panel(
+            rows,
+            self.recipe.task.classes,
+            per_line=4,
+            cell_width=320,
+            notes=CHANGES if "changes" in rows[0] else {},
+        )
+        where = (self.run_dir, self.recipe, position.stage, position.round)
+        path = round_dir(*where) / ROUND_PANEL
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(panel).save(path)
 
     def _score(self, path, position, state, *, access, network, gamma) -> None:
         task = self.recipe.task
@@ -170,3 +218,17 @@ class Scorer:
                 **result.scores.as_record(self.recipe.task.classes),
             },
         )
+
+
+def shown_examples(source: RandomAccess, count: int) -> list[int]:
+    """Positions of `count` examples at most, evenly over a split."""
+    count = min(count, len(source))
+    return np.linspace(0, len(source) - 1, count).astype(int).tolist()
+
+
+def _by_class(
+    values: Sequence[float] | None, classes: ClassSpace
+) -> dict[str, float] | None:
+    if values is None:
+        return None
+    return dict(zip(classes.names, values, strict=True))

@@ -5,9 +5,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Bool, PyTree
 
 from sfda_jax.methods.base import MethodBase
 from sfda_jax.ops.collectives import psum
+from sfda_jax.train.optim import ScheduleState
 from sfda_jax.types import AdaptState, Batch, Key, Metrics, ModelState
 
 StepFn = Callable[[AdaptState, Batch, Key], tuple[AdaptState, Metrics]]
@@ -41,10 +43,14 @@ def make_train_step(
             grads, state.opt_state, state.student.params
         )
         params = optax.apply_updates(state.student.params, updates)
+        if aux.skip is not None:
+            params = _unless(aux.skip, params, state.student.params)
+            opt_state = _unless(aux.skip, opt_state, state.opt_state)
         state = state.replace(
             student=ModelState(params, aux.batch_stats),
             opt_state=opt_state,
             step=state.step + 1,
+            method=state.method if aux.method is None else aux.method,
         )
         state = method.after_update(state, batch, targets, keys[2])
         metrics = {**metrics, "loss": loss, "grad_norm": optax.tree.norm(grads)}
@@ -54,3 +60,16 @@ def make_train_step(
         return state, metrics
 
     return step
+
+
+def _unless(skip: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:
+    """`old` where `skip` is true; the schedule of learning rates advances anyway."""
+
+    def keep(new, old):
+        return new if _is_schedule(new) else jnp.where(skip, old, new)
+
+    return jax.tree.map(keep, new, old, is_leaf=_is_schedule)
+
+
+def _is_schedule(node: PyTree) -> bool:
+    return isinstance(node, ScheduleState)

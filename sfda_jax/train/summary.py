@@ -11,17 +11,16 @@ import numpy as np
 from PIL import Image
 
 from sfda_jax.data.access import DataAccess
-from sfda_jax.data.transforms import Evaluate
 from sfda_jax.evaluation.evaluator import network_logits
 from sfda_jax.evaluation.predictor import merge_views
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.report.panels import compose_panel
 from sfda_jax.train import recipe as recipes
-from sfda_jax.train.loop import stage_network
+from sfda_jax.train.origins import stage_network
 from sfda_jax.train.recipe import Recipe
 from sfda_jax.train.round_context import round_store
 from sfda_jax.train.run_dir import versions, write_json
-from sfda_jax.train.scoring import result_path, stage_label
+from sfda_jax.train.scoring import result_path, shown_examples, stage_label
 from sfda_jax.train.states import load_network
 from sfda_jax.types import ModelState
 from sfda_jax.weights.layout import abstract_state
@@ -90,14 +89,13 @@ def write_panels(
 ) -> list[pathlib.Path]:
     """Pictures of target images: before, after, last pseudo-label, confidence."""
     source = access.target_train_report()
-    count = min(recipe.evaluation.panels, len(source))
-    indices = np.linspace(0, len(source) - 1, count).astype(int)
     before = _first_network(recipe, run_dir)
     after = stage_network(recipe, run_dir, len(recipe.stages) - 1)
     gamma = recipe.stages[-1].method.gamma
-    store = _last_store(recipe, run_dir)
+    last = _last_labels(recipe, run_dir)
     paths = []
-    for number, index in enumerate(indices.tolist()):
+    chosen = shown_examples(source, recipe.evaluation.panels)
+    for number, index in enumerate(chosen):
         record = source[index]
         after_ids, confidence = _predict(recipe, after, record, gamma=gamma)
         row = {
@@ -109,8 +107,9 @@ def write_panels(
         }
         if "label" in record:
             row["ground_truth"] = record["label"]
-        if store is not None:
-            row["pseudo_label"] = store.read("candidates", record["id"])
+        if last is not None:
+            store, name = last
+            row["pseudo_label"] = store.read(name, record["id"])
         panel = compose_panel([row], recipe.task.classes)
         path = run_dir / "panels" / f"{number:02d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,34 +165,33 @@ def _best_on_target(
 def _first_network(recipe: Recipe, run_dir: pathlib.Path) -> ModelState:
     """The network before any adaptation."""
     first = recipe.stages[0]
-    if first.method.trains_on_source or first.init_from in ("previous", "scratch"):
+    if first.trains_on_source or first.init_from in ("previous", "scratch"):
         return stage_network(recipe, run_dir, 0)
     return load_network(recipe, first.init_from)
 
 
-def _last_store(recipe: Recipe, run_dir: pathlib.Path) -> PseudoLabelStore | None:
-    """The newest finished label maps of any stage."""
+def _last_labels(
+    recipe: Recipe, run_dir: pathlib.Path
+) -> tuple[PseudoLabelStore, str] | None:
+    """The newest finished label maps of any stage, and their name."""
     for index in reversed(range(len(recipe.stages))):
         last = recipes.stage_end(recipe, index).round
         store = round_store(run_dir, recipe, index, last)
-        if store.complete():
-            return store
+        name = recipe.stages[index].at_round(last)[0].label_maps
+        if store.ids(name) and store.complete():
+            return store, name
     return None
 
 
 def _predict(recipe: Recipe, state: ModelState, record, *, gamma: float):
     """Train ids and confidence of one image at its own size."""
     settings = recipe.evaluation
-    resize = Evaluate(size=settings.size, gamma=gamma)
-    images = resize(record, np.random.default_rng(0))["images"]
-    logits = network_logits(
-        recipe.model,
-        state.variables,
-        images[None],
-        scales=settings.scales,
-        flip=settings.flip,
-    )
-    probs = merge_views(logits, record["image"].shape[:2])[0]
+    transform, views = settings.transform(gamma), settings.views(recipe.model)
+    images = transform(record, np.random.default_rng(0))["images"]
+    logits = network_logits(recipe.model, state.variables, images[None], views)
+    probs = merge_views(
+        logits, record["image"].shape[:2], views, input_size=images.shape[:2]
+    )[0]
     ids = np.asarray(jnp.argmax(probs, -1)).astype(np.uint8)
     return ids, np.asarray(probs.max(-1), np.float32)
 

@@ -28,6 +28,7 @@ LAYERS = {
     "report": 3,
     "train": 4,
     "overrides": 5,
+    "settings": 5,
     "config": 5,
     "checking": 5,
     "commands": 5,
@@ -37,7 +38,8 @@ LAYERS = {
 SAME_LAYER = {
     "losses": {"ops"},
     "models": {"ops"},
-    "config": {"overrides"},
+    "settings": {"overrides"},
+    "config": {"overrides", "settings"},
     "checking": {"config"},
     "commands": {"checking", "config"},
     "main": {"commands"},

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sfda_jax.losses.model_regularizers import confidence_regularised_loss
 from sfda_jax.models import deeplab_v2
 from sfda_jax.models.layers import BatchNorm, max_pool3x3
 from sfda_jax.models.parameter_groups import sgd_visits
 from sfda_jax.models.resnet import Bottleneck
 from sfda_jax.ops.resize import resize_bilinear
-from sfda_jax.types import IGNORE
 from sfda_jax.weights.layout import published_entries
 from sfda_jax.weights.layouts import deeplab_v2_crst as layout
 from tests.golden.published_weights import fill, nchw, nhwc, published, stored
@@ -113,20 +113,16 @@ def check_full(path):
 
 
 def regularised_loss(logits, case):
-    """Cross-entropy and MRKLD as CRST's code has them (specification 6.2)."""
-    label = jnp.asarray(case["label"].astype(np.int32))
-    weights = jnp.asarray(case["reg_weights"], jnp.float32)[:, None, None]
-    valid = label != IGNORE
-    log_probs = jax.nn.log_softmax(
-        resize_bilinear(logits, label.shape[1:], align_corners=True)
+    """Cross-entropy and MRKLD at the size of the labels (specification 6.2)."""
+    labels = jnp.asarray(case["label"].astype(np.int32))
+    loss, _ = confidence_regularised_loss(
+        resize_bilinear(logits, labels.shape[1:], align_corners=True),
+        labels,
+        regularizer="kld",
+        weight=float(case["mr_weight_kld"]),
+        image_weights=jnp.asarray(case["reg_weights"], jnp.float32),
     )
-    picked = jnp.take_along_axis(log_probs, jnp.where(valid, label, 0)[..., None], -1)
-    total = -jnp.where(valid, picked[..., 0], 0.0).sum()
-    cross_entropy = total / valid.sum(dtype=jnp.float32)
-    kld = jnp.where(valid, -log_probs.mean(-1), 0.0)
-    regularised = (valid & (weights != 0)).sum(dtype=jnp.float32)
-    weight = float(case["mr_weight_kld"])
-    return cross_entropy + weight * (weights * kld).sum() / regularised
+    return loss
 
 
 def check_gradient(case, model, variables):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sfda_jax.losses.adversarial import adversarial_loss, discriminator_loss
 from sfda_jax.models import deeplab_v2, discriminator
 from sfda_jax.models.layers import BatchNorm, max_pool3x3
 from sfda_jax.models.resnet import Bottleneck, ResNet
@@ -206,17 +207,16 @@ def check_discriminator(path):
     assert relmax(nchw(score(variables, target)), case["d_target"]) <= 1e-4
 
     def own_loss(variables):
-        fake = jnp.square(score(variables, source)).mean()
-        return 0.5 * (fake + jnp.square(score(variables, target) - 1).mean())
+        return discriminator_loss(score(variables, source), score(variables, target))
 
-    def adversarial(logits):
-        return jnp.square(score(variables, logits)).mean()
+    def against(logits):
+        return adversarial_loss(score(variables, logits))
 
     value, gradient = jax.value_and_grad(own_loss)(variables)
     np.testing.assert_allclose(float(value), float(case["loss_d"]), rtol=1e-4)
     found = published(gradient, discriminator_names, **_DISCRIMINATOR)
     check_stored(found, case, "g/", 1e-4)
-    value, gradient = jax.value_and_grad(adversarial)(target)
+    value, gradient = jax.value_and_grad(against)(target)
     np.testing.assert_allclose(float(value), float(case["loss_adv"]), rtol=1e-4)
     assert relmax(nchw(gradient), case["grad_adv_target_logits"]) <= 1e-4
 

@@ -25,15 +25,6 @@ NOT_YET_BUILT = {
         *("consist_ramp.npz", "loss_*", "gmm_*", "maps_*", "stm_*"),
         *("infer_*", "metrics_*", "validate_*"),
     ),
-    "cbst_crst": (
-        *("cbst_*", "crst_*", "mx_*", "src_sampling.npz"),
-        "formula_model_regularisers.npz",
-    ),
-    "iast": (
-        *("aug_*", "dataset_*", "label_maps.npz", "sampler_order.npz"),
-        *("eval_*", "miou_*", "ias_*", "reg_*", "seg_*", "train_*"),
-        "lr_schedule.npz",
-    ),
     "stable_st": (
         *("nfd.npz", "snd_candidate.npz", "snd_inner.npz"),
         *("train_steps_snd.npz", "train_steps_stable_st.npz"),

@@ -1,6 +1,9 @@
 """A round context and a store in memory, a task, and small networks."""
 
 import dataclasses
+import functools
+import pathlib
+import tempfile
 from typing import ClassVar
 
 import jax
@@ -66,6 +69,7 @@ def make_model(**settings):
     return Model(**settings)
 
 
+@functools.cache
 def make_network(model, seed=0):
     variables = jax.jit(model.init)(
         jax.random.key(seed), np.zeros((1, 16, 16, 3), np.float32)
@@ -92,7 +96,7 @@ def make_images(count, size=(32, 48), seed=0):
 
 class Store:
     def __init__(self):
-        self.maps, self.meta = {}, None
+        self.maps, self.meta, self.saved = {}, None, None
 
     def complete(self):
         return self.meta is not None
@@ -102,6 +106,20 @@ class Store:
 
     def read(self, name, example_id):
         return self.maps[name, example_id]
+
+    write_soft, read_soft = write, read
+
+    def save_progress(self, facts, arrays):
+        self.saved = dict(facts), dict(arrays)
+
+    def progress(self):
+        return self.saved
+
+    def shared(self):
+        return self
+
+    def parts(self):
+        return [self.saved[0]]
 
     def finish(self, meta):
         self.meta = meta
@@ -118,6 +136,10 @@ class Context:
     )
     store: Store = dataclasses.field(default_factory=Store)
     previous: Store | None = None
+    labeller: ModelState | None = None
+    scratch: pathlib.Path = dataclasses.field(
+        default_factory=lambda: pathlib.Path(tempfile.mkdtemp())
+    )
     forwards: int = 0
 
     def images(self, domain):
@@ -129,11 +151,24 @@ class Context:
     def class_maps(self, domain, size):
         return count_class_maps(self.records, self.task.classes.num_classes, size)
 
+    def total(self, counts):
+        return counts
+
     def forward(
-        self, fn, variables, *, domain="target", transform, batch_size, order=None
+        self,
+        fn,
+        variables,
+        *,
+        domain="target",
+        transform,
+        batch_size,
+        order=None,
+        start=0,
+        shared=False,
     ):
         self.forwards += 1
         order = np.arange(len(self.records)) if order is None else order
+        order = order[start * batch_size :]
         compiled = jax.jit(fn)
         for start in range(0, len(order), batch_size):
             rows = [self.records[i] for i in order[start : start + batch_size]]

@@ -36,6 +36,25 @@ def test_uniform_needs_no_order():
     assert _order() is None
 
 
+def test_one_order_is_repeated_in_whole_batches():
+    order = _order(sampling="fixed")
+    np.testing.assert_array_equal(np.sort(order), np.arange(20))
+    np.testing.assert_array_equal(_order(num_steps=3, sampling="fixed"), order)
+
+
+def test_sized_crops():
+    method = source_only.Method(
+        model=make_model(), task=make_task(), crop_size=(16, 24), crop_heights=(10, 20)
+    )
+    records = _records()
+    _, streams = method.begin_round(Context(records, method.task), UNTRAINED)
+    arrays = streams["source"].transform(records[0], np.random.default_rng(0))
+    assert arrays["images"].shape == (16, 24, 3)
+    assert arrays["labels"].shape == (16, 24)
+    with pytest.raises(ConfigError, match="crop_heights"):
+        source_only.Method(model=make_model(), task=make_task(), crop_heights=(10, 20))
+
+
 @pytest.mark.parametrize("sampling", ["rare_class", "temperature"])
 def test_images_with_rare_classes_come_more_often(sampling):
     order = _order(sampling=sampling, sub_epoch=50)

@@ -119,7 +119,7 @@ def test_corrupt_manifest_is_incomplete(tmp_path, text):
 
 
 def test_reader_processes_write_nothing(tmp_path):
-    store = PseudoLabelStore(tmp_path / "x", writable=False)
+    store = PseudoLabelStore(tmp_path / "x", part=(1, 2))
     store.write("pseudo", "a", labels())
     store.finish({})
     assert not (tmp_path / "x").exists()
@@ -145,3 +145,112 @@ def test_manifest_is_readable_json(tmp_path):
     finished(tmp_path)
     manifest = json.loads((tmp_path / MANIFEST).read_text("utf-8"))
     assert manifest["files"]["pseudo"]["a"].keys() == {"size", "sha256"}
+
+
+def weights(seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(5, 7, 3)).astype(np.float16)
+
+
+def test_soft_maps(tmp_path):
+    store = PseudoLabelStore(tmp_path)
+    probs = weights()
+    probs[0, 0] = [np.nan, 6e-8, -0.0]
+    for name in ("a", "my/file (1)"):
+        store.write_soft("soft", name, probs)
+        store.write("labels", name, labels())
+    store.finish({})
+    reader = pickle.loads(pickle.dumps(store))
+    found = reader.read_soft("soft", "my/file (1)")
+    assert found.dtype == np.float16 and found.flags.c_contiguous
+    np.testing.assert_array_equal(found.view(np.uint16), probs.view(np.uint16))
+    assert reader.complete() and reader.ids("soft") == ["a", "my/file (1)"]
+    contents = [p.read_bytes() for p in sorted(tmp_path.rglob("*.npz"))]
+    assert contents[0] == contents[1]
+    with pytest.raises(DataError, match="No soft map 'soft' of 'b'"):
+        reader.read_soft("soft", "b")
+
+
+@pytest.mark.parametrize("where", [0.3, 0.6, 0.95])
+def test_damaged_soft_map(tmp_path, where):
+    store = PseudoLabelStore(tmp_path)
+    store.write_soft("soft", "a", weights())
+    store.finish({})
+    path = store.path("soft", "a", ".npz")
+    content = bytearray(path.read_bytes())
+    for damaged in (content[:-9], b"", flipped(content, int(where * len(content)))):
+        path.write_bytes(damaged)
+        assert not store.complete()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"Soft map .*a\.npz is damaged.*Delete"):
+        store.read_soft("soft", "a")
+
+
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_progress_of_an_unfinished_round(tmp_path):
+    store = PseudoLabelStore(tmp_path)
+    assert store.progress() is None
+    store.write("labels", "a", labels())
+    arrays = {"state": np.arange(3.0), "count": np.asarray(4)}
+    store.save_progress({"batches": 2, "rows": [("a", [1, 2])]}, arrays)
+    store.write("labels", "b", labels(1))  # not remembered
+
+    again = PseudoLabelStore(tmp_path)
+    facts, found = again.progress()
+    assert facts == {"batches": 2, "rows": [["a", [1, 2]]]}
+    assert found.keys() == arrays.keys() and found["count"].shape == ()
+    np.testing.assert_array_equal(found["state"], arrays["state"])
+    assert again.ids("labels") == ["a"]
+    again.write("labels", "b", labels(1))
+    again.finish({})
+    assert again.complete() and again.progress() is None
+    assert again.ids("labels") == ["a", "b"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "map", "lost map"])
+def test_damaged_progress_is_ignored(tmp_path, damage, caplog):
+    store = PseudoLabelStore(tmp_path)
+    store.write("labels", "a", labels())
+    store.save_progress({"batches": 2}, {"state": np.arange(300.0)})
+    path = tmp_path / "PROGRESS-000.npz"
+    content = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(content[:-30])
+    elif damage == "flip":
+        path.write_bytes(flipped(content, 500))
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "map":
+        store.path("labels", "a").write_bytes(b"other")
+    else:
+        store.path("labels", "a").unlink()
+    again = PseudoLabelStore(tmp_path)
+    assert again.progress() is None and again.ids("labels") == []
+    assert len(caplog.records) == 1
+
+
+def test_processes_that_share_the_images(tmp_path):
+    stores = [PseudoLabelStore(tmp_path, part=(i, 3)).shared() for i in range(3)]
+    for index, name in enumerate("abcdefg"):
+        stores[index % 3].write("labels", name, labels(index))
+        stores[index % 3].write_soft("soft", name, weights(index))
+    for index, store in enumerate(stores):
+        store.save_progress({"index": index}, {})
+    assert stores[1].parts() == [{"index": index} for index in range(3)]
+    for store in reversed(stores):
+        store.finish({"kept": 1})
+    reader = PseudoLabelStore(tmp_path, part=(2, 3))
+    assert reader.complete() and reader.meta == {"kept": 1}
+    assert reader.ids("labels") == reader.ids("soft") == list("abcdefg")
+    assert not list(tmp_path.glob("PROGRESS*"))
+
+
+def test_process_that_left_no_record(tmp_path):
+    stores = [PseudoLabelStore(tmp_path, part=(i, 2)).shared() for i in range(2)]
+    stores[0].write("labels", "a", labels())
+    stores[0].save_progress({}, {})
+    with pytest.raises(TrainingError, match="Process 1 left no readable record"):
+        stores[0].finish({})

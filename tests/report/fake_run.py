@@ -5,7 +5,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from sfda_jax.report.panels import compose_panel
+from sfda_jax.report.html import ROUND_PANEL
+from sfda_jax.report.panels import CHANGES, compose_panel, label_changes
 from sfda_jax.tasks import class_space
 
 CLASSES = class_space("cityscapes19")
@@ -55,6 +56,24 @@ def panel_rows(count=2):
             }
         )
     return rows
+
+
+def round_record(round_, tick):
+    rng = np.random.default_rng(round_)
+    return {
+        "tick": tick,
+        "stage": "adapt",
+        "round": round_,
+        "step": 0,
+        "event": "pseudo_labels",
+        "coverage": 38.0 + 16 * round_,
+        "accuracy": 92.0 - 2 * round_,
+        "per_class": {
+            name: {"coverage": rng.uniform(10, 90), "accuracy": rng.uniform(40, 99)}
+            for name in CLASSES.names
+        },
+        "thresholds": {name: rng.uniform(0.5, 1) for name in CLASSES.names},
+    }
 
 
 def write_fake_run(folder, *, steps=900):
@@ -129,17 +148,9 @@ def write_fake_run(folder, *, steps=900):
                     "iou": {},
                 }
             )
-        lines.append(
-            {
-                **common,
-                "event": "pseudo_labels",
-                "coverage": 55 + tick / 60,
-                "accuracy": 92 - tick / 300,
-                "per_class": {
-                    n: {"coverage": 60.0, "accuracy": None} for n in CLASSES.names
-                },
-            }
-        )
+    lines += [round_record(index, tick) for index, tick in enumerate((300, 500, 700))]
+    # a resumed run may have said it before
+    lines.append({**lines[-1], "coverage": 71.5})
     (folder / "panels").mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(summary))
     text = "\n".join(json.dumps(line) for line in lines)
@@ -147,4 +158,34 @@ def write_fake_run(folder, *, steps=900):
     (folder / "config.json").write_text(json.dumps({"seed": 0, "stages": {"a": 1}}))
     panel = compose_panel(panel_rows(), CLASSES)
     Image.fromarray(panel).save(folder / "panels" / "adapt_step_600.png")
+    for index in range(3):
+        rows = [
+            {
+                "id": row["id"],
+                "image": row["image"],
+                "ground_truth": row["ground_truth"],
+                "pseudo_label": _stage_labels(row, index),
+                **(
+                    {
+                        "changes": label_changes(
+                            _stage_labels(row, index), _stage_labels(row, index - 1)
+                        )
+                    }
+                    if index
+                    else {}
+                ),
+            }
+            for row in panel_rows()
+        ]
+        path = folder / "stages" / "02-adapt" / "rounds" / f"{index:02d}" / ROUND_PANEL
+        path.parent.mkdir(parents=True)
+        notes = CHANGES if index else {}
+        panel = compose_panel(rows, CLASSES, per_line=4, cell_width=320, notes=notes)
+        Image.fromarray(panel).save(path)
     return folder
+
+
+def _stage_labels(row, round_):
+    sure = row["confidence"] > 0.9 - 0.2 * round_
+    said = row["before"] if round_ == 0 else row["after"]
+    return np.where(sure, said, 255).astype(np.uint8)

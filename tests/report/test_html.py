@@ -5,7 +5,8 @@ import pytest
 
 from sfda_jax.errors import DataError
 from sfda_jax.report.html import build_report, read_metrics
-from tests.report.fake_run import CLASSES, write_fake_run
+from sfda_jax.report.label_rounds import label_rounds, label_tables
+from tests.report.fake_run import CLASSES, round_record, write_fake_run
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,7 @@ def page(run_dir):
 def test_one_file_without_links(page):
     assert not re.findall(r'(?:href|src)="(?!data:)', page)
     assert "http" not in page and "<script" not in page and "url(" not in page
-    assert page.count("data:image/png;base64,") == 1
+    assert page.count("data:image/png;base64,") == 4
 
 
 def test_everything_is_escaped(page):
@@ -50,6 +51,48 @@ def test_charts_and_tables_are_there(page):
     assert "mIoU19 on real_val, %" in titles and "Pseudo-labels, %" in titles
     assert titles.index("loss") < titles.index("loss_negative") < titles.index("lr")
     assert page.count("<svg") == 6
+
+
+def _table(page, title):
+    card = page.split(f"<h3>{title}</h3>")[1].split("</table>")[0]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in card.split("<tr>")]
+    return [[re.sub(r"<[^>]+>", "", cell) for cell in row] for row in rows[1:]]
+
+
+def test_rounds_of_pseudo_labels(page):
+    rounds = _table(page, "Rounds")
+    assert [row[:4] for row in rounds[1:]] == [
+        ["adapt", "1", "38.0", "92.0"],
+        ["adapt", "2", "54.0", "90.0"],
+        ["adapt", "3", "71.5", "88.0"],
+    ]
+    lines = [round_record(index, 0) for index in range(3)]
+    for title, digits, value in (
+        ("Coverage per class, %", 1, lambda r, n: r["per_class"][n]["coverage"]),
+        ("Accuracy per class, %", 1, lambda r, n: r["per_class"][n]["accuracy"]),
+        ("Thresholds", 3, lambda r, n: r["thresholds"][n]),
+    ):
+        header, *rows = _table(page, title)
+        assert header == ["Round", "1", "2", "3"]
+        assert [row[0] for row in rows] == list(CLASSES.names)
+        assert rows[6][1:] == [
+            f"{value(r, CLASSES.names[6]):.{digits}f}" for r in lines
+        ]
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page)
+    assert captions[1:] == [f"Pseudo-labels of adapt, round {n}" for n in (1, 2, 3)]
+
+
+def test_rounds_of_several_stages_are_told_apart():
+    names = {"a": {"coverage": 50.0, "accuracy": None}}
+    lines = [
+        {"event": "pseudo_labels", "stage": stage, "round": 0, "per_class": names}
+        for stage in ("first", "second")
+    ]
+    rounds = label_rounds(lines)
+    assert [row["title"] for row in rounds] == ["first 1", "second 1"]
+    (table,) = label_tables(rounds)  # neither accuracy nor thresholds are known
+    assert table["title"] == "Coverage per class, %"
+    assert table["rows"][0]["values"] == [50.0, 50.0]
 
 
 def bare(folder, **summary):

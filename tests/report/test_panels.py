@@ -1,7 +1,7 @@
 import numpy as np
 
 from sfda_jax.report.palette import IGNORE_COLOR, colorize, colorize_confidence
-from sfda_jax.report.panels import compose_panel
+from sfda_jax.report.panels import CHANGES, compose_panel, label_changes
 from sfda_jax.tasks import CLASS_SPACES, class_space
 from tests.report.fake_run import CLASSES, panel_rows
 
@@ -40,6 +40,24 @@ def test_panel_holds_every_cell():
         panel[top : top + 128, 282 : 282 + 256],
         colorize(rows[0]["ground_truth"], CLASSES),
     )
+
+
+def test_changes_of_pseudo_labels():
+    before = np.array([[1, 1, 255, 255, 1]], np.uint8)
+    labels = np.array([[1, 2, 1, 255, 255]], np.uint8)
+    expected = [
+        CHANGES["same label"],
+        CHANGES["other class"],
+        CHANGES["new label"],
+        IGNORE_COLOR,
+        CHANGES["label lost"],
+    ]
+    np.testing.assert_array_equal(label_changes(labels, before)[0], expected)
+    twice = before.repeat(2, 0).repeat(2, 1)
+    np.testing.assert_array_equal(
+        label_changes(labels, twice), label_changes(labels, before)
+    )
+    assert len({*CHANGES.values(), IGNORE_COLOR}) == 5
 
 
 def test_rows_may_lack_columns_and_bring_their_own():

@@ -39,6 +39,23 @@ def test_chart_is_well_formed_and_bounded(count):
             assert 0 <= x <= 560 and 0 <= y <= 250
 
 
+def test_rounds_are_whole_numbers():
+    svg = line_chart([Curve("a", [1.0, 2.0, 3.0], [4.0, 5.0, 4.5])], label="rounds")
+    ticks = [t.text for t in ElementTree.fromstring(svg).iter("text")]
+    assert [t for t in ticks if t in ("1", "1.5", "2", "2.5", "3")] == ["1", "2", "3"]
+
+
+def test_names_of_late_stages_stay_inside():
+    curve = Curve("a", [1.0, 2.0, 3.0], [4.0, 5.0, 4.5])
+    stages = [Guide("early", 1.0), Guide("late", 3.0)]
+    svg = line_chart([curve], label="rounds", stages=stages)
+    anchors = {
+        text.text: text.get("text-anchor")
+        for text in ElementTree.fromstring(svg).iter("text")
+    }
+    assert anchors["early"] is None and anchors["late"] == "end"
+
+
 def test_nothing_recorded():
     nothing = Curve("a", [1.0], [float("nan")])
     assert "No values recorded" in line_chart([nothing], label="loss")

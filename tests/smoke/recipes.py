@@ -10,7 +10,7 @@ RECIPES = sorted(
 )
 DEMO = str(ROOT / "configs" / "demo.py")
 
-_SIZE, _CROP = "(48, 96)", "(32, 64)"
+_SIZE, _CROP, _HEIGHTS = "(48, 96)", "(32, 64)", "(24, 48)"
 _BY_METHOD = {
     "source_only": {"size": _SIZE, "crop_size": _CROP, "batch_size": "4"},
     "adabn": {"size": _SIZE, "batch_size": "8"},
@@ -24,6 +24,39 @@ _BY_METHOD = {
         "query_step": "1",
         "max_update": "3",
     },
+    "warmup_adversarial": {
+        "crop_size": _CROP,
+        "source_heights": _HEIGHTS,
+        "target_heights": _HEIGHTS,
+        "batch_size": "4",
+        "discriminator_width": "4",
+    },
+    "iast": {
+        "crop_size": _CROP,
+        "source_heights": _HEIGHTS,
+        "target_heights": _HEIGHTS,
+        "batch_size": "4",
+        "inference.size": _SIZE,
+        # An untrained network is nowhere sure of itself.
+        "selector.theta0": "0.0",
+    },
+    "cbst": {
+        "crop_size": "(32,)",
+        "long_sides": "(96, 96)",
+        "source_portion": "0.5",
+        "batch_size": "4",
+        "inference.size": "()",
+        "inference.scale": "1.0",
+        "inference.label_size": "()",
+        "inference.batch_size": "4",
+    },
+}
+_BY_CROP = {"cbst": {}, "crst": {"crop_size": _CROP}}
+_TINY = {"model.name": "tiny"}
+_SHRUNKEN = {
+    "model.stem_channels": "4",
+    "model.planes": "(2, 4, 6, 8)",
+    "model.blocks": "(1, 1, 2, 1)",
 }
 
 
@@ -31,7 +64,8 @@ def small(path: str, *, steps: int = 2) -> dict[str, str]:
     """Overrides: the tiny network, toy images, two rounds of a few steps at most."""
     loaded = config.load_config(path)
     overrides = {
-        "model.name": "tiny",
+        # The tiny network does not know what CRST's is told.
+        **(_SHRUNKEN if loaded.model.get("stride_first") else _TINY),
         "parallel.devices": "1",
         "data.generated": "true",
         "data.generated_size": _SIZE,
@@ -45,7 +79,13 @@ def small(path: str, *, steps: int = 2) -> dict[str, str]:
     for name in loaded.pipeline:
         stage = loaded.stages[name]
         where = f"stages.{name}"
-        for key, text in _BY_METHOD[stage.method].items():
+        settings = _BY_METHOD[stage.method]
+        settings = settings | _BY_CROP.get(stage.settings.get("crop"), {})
+        if not stage.settings.get("source_portion", 1.0):
+            settings = settings | {"source_portion": "0.0"}
+        if stage.settings.get("crop_heights"):
+            settings = settings | {"crop_heights": _HEIGHTS}
+        for key, text in settings.items():
             overrides[f"{where}.settings.{key}"] = text
         if not stage.init_from.startswith(("previous", "stage:")):
             overrides[f"{where}.init_from"] = "scratch"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sfda_jax import commands, config
-from sfda_jax.train import interrupt, loop
+from sfda_jax.train import interrupt, loop, origins
 from tests.smoke.recipes import RECIPES, small
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 def _final(recipe_config, folder: pathlib.Path):
     recipe = config.build(recipe_config)
     last = len(recipe.stages) - 1
-    return jax.device_get(loop.stage_network(recipe, folder, last))
+    return jax.device_get(origins.stage_network(recipe, folder, last))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sfda_jax import config
-from sfda_jax.train import loop
+from sfda_jax.train import origins
 from tests.smoke.recipes import DEMO, as_flags, small
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def _finish(command: list[str]) -> None:
 def _networks(workdir: pathlib.Path):
     recipe = config.build(config.from_json(workdir / "config.json"))
     return [
-        jax.device_get(loop.stage_network(recipe, workdir, index))
+        jax.device_get(origins.stage_network(recipe, workdir, index))
         for index in range(len(recipe.stages))
     ]
 
