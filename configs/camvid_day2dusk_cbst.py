@@ -77,7 +77,7 @@ def get_config():
                         "batch_size": 4,
                         "crop": "crst",
                         "crop_size": SIZE,
-                        "scale_range": (0.5, 0.6),
+                        "scale_range": (0.5, 0.7),
                         "mine_number": 0,
                         "loss_size": "crop",
                         "inference": {
@@ -88,12 +88,11 @@ def get_config():
                             "flip": True,
                             "batch_size": 4,
                         },
-                        "student_statistics": "batch",
                     },
                     "fresh_optimizer": True,
                     "optimizer": {
                         "name": "adam",
-                        "learning_rate": 1e-4,
+                        "learning_rate": 3e-5,
                         "schedule": "constant",
                         "warmup_steps": 20,
                         "weight_decay": 0.0,
@@ -101,7 +100,7 @@ def get_config():
                     },
                     "rounds": tuple(
                         {"num_steps": 50, "settings": {"selector": {"portion": share}}}
-                        for share in (0.4, 0.5, 0.6)
+                        for share in (0.2, 0.25, 0.3)
                     ),
                 },
                 "refresh": {

@@ -75,8 +75,10 @@ def get_config():
                         "gamma": GAMMA,
                         "batch_size": 4,
                         "crop_size": SIZE,
-                        "target_heights": (288, 360),
+                        "target_heights": (240, 360),
                         "train_order": "shuffled",
+                        "entropy_weight": 0.3,
+                        "student_statistics": "running",
                         "inference": {
                             "size": SIZE,
                             "resample": "bicubic",
@@ -86,7 +88,7 @@ def get_config():
                     "fresh_optimizer": True,
                     "optimizer": {
                         "name": "adam",
-                        "learning_rate": 1e-4,
+                        "learning_rate": 1e-5,
                         "schedule": "constant",
                         "warmup_steps": 20,
                         "weight_decay": 0.0,

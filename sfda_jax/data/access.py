@@ -86,13 +86,17 @@ class DataAccess:
         labelled = not set(side.eval.split("+")) & set(without)
         return self._limited(self._open(side, side.eval, labelled=labelled))
 
-    def target_train_report(self) -> RandomAccess:
-        """The target's training examples with what labels there are: for reports."""
+    def target_train_report(self, *, pictured: bool = True) -> RandomAccess:
+        """The target's training examples with what labels there are: for reports.
+
+        Args:
+            pictured: whether records carry their image; decoding it takes time.
+        """
         side = self.task.target
         try:
-            return self._train(side, labelled=True)
+            return self._train(side, labelled=True, pictured=pictured)
         except DataError:  # the user's folder has none
-            return self._train(side, labelled=False)
+            return self._train(side, labelled=False, pictured=pictured)
 
     def class_pixels(self, domain: str) -> statistics.ClassPixels:
         """Pixels of each class in each training image of the source.

@@ -292,11 +292,12 @@ def pseudo_label_quality(
     Args:
         store: the round's label maps.
         name: which of its maps.
-        source: the split they were made for, with labels or without.
+        source: the split they were made for, not empty, with labels or without;
+            images are not looked at.
         classes: the class space.
     """
-    total = np.zeros((classes.num_classes + 1,) * 2, np.int64)
-    for index in range(len(source)):
+
+    def count(index: int) -> Int[np.ndarray, "n n"]:
         record = source[index]
         pseudo = store.read(name, record["id"])
         labels = record.get("label")
@@ -304,7 +305,10 @@ def pseudo_label_quality(
             size = (pseudo.shape[1], pseudo.shape[0])
             resized = Image.fromarray(labels).resize(size, Image.Resampling.NEAREST)
             labels = np.asarray(resized)
-        total += confusion_lib.label_counts(labels, pseudo, classes.num_classes)
+        return confusion_lib.label_counts(labels, pseudo, classes.num_classes)
+
+    with concurrent.futures.ThreadPoolExecutor(_READERS) as pool:
+        total = sum(pool.map(count, range(len(source))))
     return confusion_lib.label_quality(total)
 
 

@@ -170,13 +170,9 @@ class Selector(SinglePass):
         return {"trace": np.stack(trace), "images": images}, np.concatenate(labels)
 
     def summary(self, state: State) -> dict[str, Any]:
-        """The last thresholds, and those before and after every instance."""
+        """The last thresholds, and the `trace`: at first and after every instance."""
         trace = state["trace"].tolist()
-        return {
-            "thresholds": trace[-1],
-            "thresholds_before": trace[:-1],
-            "thresholds_after": trace[1:],
-        }
+        return {"thresholds": trace[-1], "trace": trace}
 
     def _check(self, state: State, proposed: Mapping[str, np.ndarray]) -> None:
         seen = int(state["images"])

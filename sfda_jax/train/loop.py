@@ -182,6 +182,7 @@ def _run_round(
         round_=start.round,
         access=access,
         parallel=parallel,
+        stop=run.stop,
     )
     if not start.step:
         state = _round_start(run, start, state)

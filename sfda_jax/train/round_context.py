@@ -15,6 +15,7 @@ from sfda_jax.data.streams import evaluation_batches
 from sfda_jax.ops import processes
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.tasks import Task
+from sfda_jax.train.interrupt import Interrupted
 from sfda_jax.train.origins import origin_network
 from sfda_jax.train.parallel import Parallel
 from sfda_jax.train.recipe import Recipe
@@ -38,6 +39,7 @@ class RoundContext:
     scratch: pathlib.Path
     access: DataAccess
     parallel: Parallel
+    stop: Callable[[], int]
 
     def images(self, domain: str) -> RandomAccess:
         """The training split; target records carry no label."""
@@ -81,13 +83,16 @@ class RoundContext:
             fn, variables, rows=batch_size, shared=shared
         )
         running = collections.deque()
-        for ids, arrays in evaluation_batches(
+        with evaluation_batches(
             source, transform, batch_size, order=positions
-        ):
-            results = compiled(placed, _padded(arrays["images"], batch_size))
-            running.append((ids, results))
-            if len(running) > _IN_FLIGHT:
-                yield _fetched(*running.popleft())
+        ) as batches:
+            for ids, arrays in batches:
+                if signal_number := self.stop():
+                    raise Interrupted(signal_number)
+                results = compiled(placed, _padded(arrays["images"], batch_size))
+                running.append((ids, results))
+                if len(running) > _IN_FLIGHT:
+                    yield _fetched(*running.popleft())
         while running:
             yield _fetched(*running.popleft())
 
@@ -115,8 +120,9 @@ def make_round_context(
     round_: int,
     access: DataAccess,
     parallel: Parallel,
+    stop: Callable[[], int] = lambda: 0,
 ) -> RoundContext:
-    """The services of one round."""
+    """The services of one round; `stop` is asked between two forward passes."""
     labels_from = recipe.stages[stage].rounds[round_].labels_from
     labeller = origin_network(recipe, run_dir, labels_from) if labels_from else None
     scratch = f"scratch-{jax.process_index():03d}"
@@ -132,6 +138,7 @@ def make_round_context(
         scratch=round_dir(run_dir, recipe, stage, round_) / scratch,
         access=access,
         parallel=parallel,
+        stop=stop,
     )
 
 

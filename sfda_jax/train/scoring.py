@@ -135,7 +135,8 @@ class Scorer:
         if position.step or not store.ids(name):
             return
         source, classes = access.target_train_report(), self.recipe.task.classes
-        quality = pseudo_label_quality(store, name, source, classes)
+        labels = access.target_train_report(pictured=False)
+        quality = pseudo_label_quality(store, name, labels, classes)
         self.log.write(
             tick(self.recipe, position),
             {

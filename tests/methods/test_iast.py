@@ -225,7 +225,7 @@ def test_instance_adaptive_thresholds_depend_on_the_order():
         ctx = Context(records, method.task)
         method.begin_round(ctx, make_state(method, OPTIMIZER))
         found[name] = ctx.store.meta
-    assert len(found["file"]["thresholds_after"]) == 3
+    assert len(found["file"]["trace"]) == 1 + 3
     assert found["file"]["thresholds"] != found["published"]["thresholds"]
 
 

@@ -215,7 +215,7 @@ def test_a_round_labels_in_order():
     probs = jax.jit(inference.make_scores(model))(network.variables, images)
     state, labels = run(selector, probs, 2)
     np.testing.assert_allclose(meta["thresholds"], state["trace"][-1], atol=1e-6)
-    assert len(meta["thresholds_after"]) == 4
+    assert len(meta["trace"]) == 1 + 4
     assert meta["selector"] == "instance_adaptive"
     assert meta["ids"] == [f"image_{i}" for i in order]
     found = np.stack([ctx.store.read("labels", name) for name in meta["ids"]])
@@ -226,9 +226,9 @@ def test_a_round_labels_in_order():
 def test_summary_is_the_trace():
     state, _ = run(Selector(), scores(3), 2)
     summary = Selector().summary(state)
-    assert summary["thresholds_before"][0] == [0.9] * 5
-    assert summary["thresholds_before"][1:] == summary["thresholds_after"][:-1]
-    assert summary["thresholds_after"][-1] == summary["thresholds"]
+    assert summary["trace"] == state["trace"].tolist()
+    assert summary["trace"][0] == [0.9] * 5
+    assert summary["trace"][-1] == summary["thresholds"]
 
 
 def test_scores_that_are_no_numbers_stop_the_pass():
