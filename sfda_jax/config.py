@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import pathlib
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -40,13 +41,24 @@ def load_config(path: str, overrides: Mapping[str, str] | None = None) -> Config
     the published defaults of the methods, the network and the driver.
 
     Args:
-        path: a Python file with `get_config()`.
+        path: a Python file with `get_config()`; `FILE.py:VARIANT` where it has
+            `VARIANTS` and `get_config(variant)`. `FILE.py` alone is the first of them;
+            the others' names end in `_VARIANT`.
         overrides: dotted key → text, e.g. `{"stages.adapt.settings.ema_decay": "0.9"}`.
 
     Raises:
-        ConfigError: missing file, unknown key or name, wrong type.
+        ConfigError: missing file, unknown variant, key or name, wrong type.
     """
-    return _finish(plain(_read(path)), overrides or {})
+    return _finish(_read(path), overrides or {})
+
+
+def variants(file: str) -> tuple[str, ...]:
+    """What may follow `FILE.py:` in `load_config`, the default first; () for nothing.
+
+    Raises:
+        ConfigError: missing file.
+    """
+    return getattr(_module(file), "VARIANTS", ())
 
 
 def _finish(raw: dict[str, Any], overrides: Mapping[str, str]) -> ConfigDict:
@@ -151,7 +163,30 @@ def build(config: ConfigDict) -> parts.Recipe:
     return recipe
 
 
-def _read(path: str) -> ConfigDict:
+def _read(path: str) -> dict[str, Any]:
+    file, colon, variant = path.rpartition(":")
+    if not file.endswith(".py"):  # no variant, or the colon of a Windows drive
+        file, colon, variant = path, "", ""
+    module = _module(file)
+    if not hasattr(module, "get_config"):
+        raise ConfigError(f"{file} has no get_config().", hint=_EXAMPLE)
+    known = getattr(module, "VARIANTS", ())
+    if not known:
+        if colon:
+            raise ConfigError(
+                f"--config={path}: this recipe has no variants.",
+                hint=f"--config={file}",
+            )
+        return plain(module.get_config())
+    variant = variant if colon else known[0]
+    check_choice(f"The variant in --config={path}", variant, known)
+    raw = plain(module.get_config(variant))
+    if variant != known[0] and "name" in raw:
+        raw["name"] = f"{raw['name']}_{variant}"
+    return raw
+
+
+def _module(path: str) -> types.ModuleType:
     file = pathlib.Path(path)
     if not file.is_file():
         known = sorted(str(p) for p in file.parent.glob("*.py") if p.stem != "__init__")
@@ -162,9 +197,7 @@ def _read(path: str) -> ConfigDict:
     spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise ConfigError(f"{path} has no get_config().", hint=_EXAMPLE)
-    return module.get_config()
+    return module
 
 
 def _complete_named(where, given, kind, key) -> dict[str, Any]:

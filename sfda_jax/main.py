@@ -103,7 +103,8 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--config", metavar="FILE", help="recipe, e.g. configs/demo.py")
+    what = "recipe, e.g. configs/demo.py or configs/g2c_iast.py:t4"
+    add("--config", metavar="FILE[:VARIANT]", help=what)
     add("--workdir", metavar="DIR", help="run directory; default runs/<recipe name>")
     if verb == "adapt":
         add(

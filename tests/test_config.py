@@ -78,6 +78,74 @@ def test_missing_recipe_lists_what_is_there():
         config.load_config("configs/dmeo.py")
 
 
+_VARIED = """
+from ml_collections import ConfigDict
+
+VARIANTS = ("plain", "strong")
+
+
+def get_config(variant):
+    return ConfigDict(
+        {
+            "name": "mine",
+            "task": {
+                "name": "game_to_real",
+                "classes": "cityscapes19",
+                "target": {"dataset": "procedural", "train": "real_train"},
+            },
+            "model": {"name": "tiny", "width": {"plain": 8, "strong": 16}[variant]},
+            "pipeline": (),
+            "stages": {},
+            "evaluation": {"size": (32, 64)},
+        }
+    )
+"""
+
+
+@pytest.fixture
+def varied(tmp_path):
+    """A recipe with variants, in a folder whose name has a colon."""
+    path = tmp_path / "a:b" / "mine.py"
+    path.parent.mkdir()
+    path.write_text(_VARIED)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "name", "width"),
+    [("", "mine", 8), (":plain", "mine", 8), (":strong", "mine_strong", 16)],
+)
+def test_variants(varied, suffix, name, width):
+    loaded = config.load_config(varied + suffix)
+    assert (loaded.name, loaded.model.width) == (name, width)
+    assert config.load_config(varied + suffix, {"name": "other"}).name == "other"
+
+
+@pytest.mark.parametrize("suffix", [":strnog", ":", ":weak"])
+def test_unknown_variant_lists_what_is_there(varied, suffix):
+    with pytest.raises(ConfigError) as caught:
+        config.load_config(varied + suffix)
+    assert "plain, strong" in caught.value.hint
+    assert ("Did you mean 'strong'" in caught.value.message) == (suffix == ":strnog")
+
+
+def test_variant_of_a_recipe_without():
+    assert config.variants(DEMO) == ()
+    with pytest.raises(ConfigError, match="no variants") as caught:
+        config.load_config(f"{DEMO}:fast")
+    assert caught.value.hint == f"--config={DEMO}"
+
+
+def test_variant_of_a_missing_recipe():
+    with pytest.raises(ConfigError, match=r"Did you mean 'configs/demo\.py'"):
+        config.load_config("configs/dmeo.py:fast")
+
+
+def test_every_run_directory_is_its_own():
+    names = [config.load_config(path).name for path in RECIPES]
+    assert len(set(names)) == len(names)
+
+
 def test_source_after_adaptation_is_refused():
     stages = {"pipeline": "('source', 'adabn', 'source')"}
     with pytest.raises(ConfigError, match="source_free"):

@@ -46,6 +46,16 @@ def test_paths_in_the_readme_exist():
         assert (ROOT / path).exists(), path
 
 
+def test_variants_that_are_named_exist():
+    documents = [*_DOCUMENTS, *(ROOT / "docs").glob("*.md"), ROOT / "CHANGELOG.md"]
+    text = "".join(path.read_text(encoding="utf-8") for path in documents)
+    # Lower case: VARIANT and NAME stand for any.
+    named = re.findall(r"\b(\w+\.py):([a-z]\w*)", text)
+    assert named
+    for file, variant in named:
+        assert variant in config.variants(str(ROOT / "configs" / file)), file
+
+
 def test_public_names():
     assert sfda_jax.__all__ == [
         "__version__",

@@ -5,9 +5,13 @@ import pathlib
 from sfda_jax import config
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-RECIPES = sorted(
-    str(p) for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__"
-)
+_FILES = sorted(str(p) for p in (ROOT / "configs").glob("*.py") if p.stem != "__init__")
+# Recipes with variants stand here once for each of them.
+RECIPES = [
+    f"{file}:{variant}" if variant else file
+    for file in _FILES
+    for variant in config.variants(file) or ("",)
+]
 DEMO = str(ROOT / "configs" / "demo.py")
 
 _SIZE, _CROP, _HEIGHTS = "(48, 96)", "(32, 64)", "(24, 48)"

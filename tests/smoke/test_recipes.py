@@ -23,7 +23,7 @@ def _final(recipe_config, folder: pathlib.Path):
 
 
 def _name(path):
-    return pathlib.Path(path).stem
+    return pathlib.Path(path).name.replace(".py", "")
 
 
 def _load(path, compiled):
