@@ -107,12 +107,8 @@ def _parser(verb: str) -> argparse.ArgumentParser:
     add("--config", metavar="FILE[:VARIANT]", help=what)
     add("--workdir", metavar="DIR", help="run directory; default runs/<recipe name>")
     if verb == "adapt":
-        add(
-            "--dry_run",
-            "--dry-run",
-            action="store_true",
-            help="plan, one batch, compile; no run",
-        )
+        what = "plan, one batch, compile; no run"
+        add("--dry_run", "--dry-run", action="store_true", help=what)
     if verb in ("evaluate", "predict", "convert", "export"):
         add("--stage", default="", help="which stage's network; default the last")
         add("--checkpoint", default="", metavar="PATH", help="a file instead of a run")
