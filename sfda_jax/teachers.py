@@ -10,7 +10,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, PyTree
 
 from sfda_jax.errors import ConfigError
-from sfda_jax.types import Key, ModelState
+from sfda_jax.types import ModelState
 
 
 def ema(
@@ -39,52 +39,6 @@ def ema(
         "leave": lambda: teacher.batch_stats,
     }[batch_stats]()
     return ModelState(average(teacher.params, student.params), stats)
-
-
-def draw_positions(key: Key, total: int, count: int) -> Int[Array, " {count}"]:
-    """`count` distinct positions out of `total`, in random order."""
-    return jax.random.permutation(key, total)[:count]
-
-
-def soft_neighbourhood_density(
-    probs: Float[Array, "n c"], positions: Int[Array, " m"]
-) -> Float[Array, ""]:
-    """Mean entropy of pixels' similarities to each other; larger is better.
-
-    p = L2-normalised rows of `probs[positions]`, q = softmax(20 p pᵀ) by rows, mean
-    over rows of `-Σ q log(q + 1e-5)` (DT-ST Sec. 3.2, after Saito et al. 2021).
-
-    Args:
-        probs: softmax of the logits, one row per pixel of the batch `[B*h*w,C]`.
-        positions: the rows compared with each other.
-    """
-    rows = probs[positions]
-    norm = jnp.sqrt((rows**2).sum(axis=1, keepdims=True))
-    rows = rows / jnp.maximum(norm, 1e-12)
-    similarity = jnp.matmul(rows, rows.T, precision="highest") * 20
-    return row_entropy(jax.nn.softmax(similarity, axis=1)).mean()
-
-
-def row_entropy(probs: Float[Array, "n c"]) -> Float[Array, " n"]:
-    """`-Σ p log(p + 1e-5)` of each row, in nats."""
-    return -(probs * jnp.log(probs + 1e-5)).sum(axis=1)
-
-
-def peak_certainty(probs: Float[Array, "n c"]) -> Float[Array, ""]:
-    """Mean of `1 + 2 p log2 p` of each pixel's highest probability (DTU-E)."""
-    peak = probs.max(axis=1)
-    return (1 + 2 * peak * jnp.log2(peak)).mean()
-
-
-def score(
-    name: Literal["soft_nd", "ent"],
-    probs: Float[Array, "n c"],
-    positions: Int[Array, " m"],
-) -> Float[Array, " 1"]:
-    """A student's score of that name on one batch; only `soft_nd` uses positions."""
-    if name == "ent":
-        return peak_certainty(probs)[None]
-    return soft_neighbourhood_density(probs, positions)[None]
 
 
 @struct.dataclass

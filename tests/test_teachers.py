@@ -17,21 +17,6 @@ def test_ema_says_what_it_does_to_statistics():
         np.testing.assert_allclose(moved.batch_stats["mean"], expected, rtol=1e-6)
 
 
-def test_positions_are_distinct():
-    positions = teachers.draw_positions(jax.random.key(0), 50, 20)
-    assert len(set(positions.tolist())) == 20
-    assert int(positions.min()) >= 0 and int(positions.max()) < 50
-
-
-def test_density_prefers_clusters():
-    positions = jnp.arange(6)
-    tight = jnp.eye(2).repeat(3, axis=0)
-    loose = jnp.asarray(np.random.default_rng(0).dirichlet([5, 5], 6), jnp.float32)
-    score = teachers.soft_neighbourhood_density
-    np.testing.assert_allclose(score(tight, positions), np.log(3), atol=1e-3)
-    assert score(loose, positions) > score(tight, positions)
-
-
 def test_capacity():
     assert teachers.UpdateRule().capacity == 33
     assert teachers.UpdateRule(start=2, step=1, maximum=3).capacity == 4

@@ -1,14 +1,15 @@
 """Copy-paste of stable candidate objects into a student's image (DT-ST, Sec. 3.3)."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from sfda_jax.types import IGNORE
+from sfda_jax.data.sampling import MIN_CLASS_PIXELS
+from sfda_jax.types import IGNORE, RandomAccess
 
 MIN_COMPONENT_PIXELS = 20
 """Smaller connected components of a candidate mask are left out."""
@@ -36,6 +37,7 @@ COMPANIONS_16: Mapping[int, tuple[int, ...]] = {
 """Classes pasted along with a class: a rider and its bicycle, a pole and its sign."""
 
 _PLACEMENT_TRIES = 99
+_CANDIDATE_TRIES = 100
 
 Box = tuple[int, int, int, int]
 """Rows r0 to r1 and columns c0 to c1, as (r0, r1, c0, c1)."""
@@ -82,6 +84,59 @@ class _Canvas:
     labels: np.ndarray
     filled: np.ndarray
     target_boxes: list[Box]
+
+
+def draw_candidate(
+    rng: np.random.Generator,
+    *,
+    classes: Sequence[int],
+    weights: Sequence[float] | np.ndarray,
+    images: RandomAccess,
+    candidates: Callable[[str], np.ndarray],
+    class_files: Mapping[int, Sequence[tuple[int, str]]],
+    min_class_pixels: int = MIN_CLASS_PIXELS,
+) -> tuple[int, UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "mh mw"]] | None:
+    """(class, image, mask) of one candidate to paste; None where there is none.
+
+    Class and image are drawn again until the mask holds enough of the class; the bound
+    of tries only matters for masks that do not match `class_files`.
+
+    Args:
+        rng: source of randomness.
+        classes: to draw from; one without files is never drawn.
+        weights: of `classes`, not negative; need not add up to 1.
+        images: the training split.
+        candidates: id → candidate mask, train ids and 255.
+        class_files: class → (position, id) of the images whose mask holds it.
+        min_class_pixels: least pixels of the class, at the image's resolution.
+    """
+    filled = [bool(class_files.get(c)) for c in classes]
+    weights = np.where(filled, weights, 0.0)
+    if weights.sum() <= 0:
+        return None
+    probs = weights / weights.sum()
+    for _ in range(_CANDIDATE_TRIES):
+        target_class = int(rng.choice(classes, p=probs))
+        files = class_files[target_class]
+        index, name = files[rng.integers(len(files))]
+        image = images[index]["image"]
+        mask = _fitting(candidates(name), image.shape[:2])
+        step = image.shape[0] // mask.shape[0]
+        pixels = np.count_nonzero(mask == target_class) * step**2
+        if pixels >= min_class_pixels:
+            return target_class, image, mask
+    return None
+
+
+def _fitting(
+    mask: UInt8[np.ndarray, "mh mw"], size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w"]:
+    """A label map whose entries stand for equal squares of an image of `size`."""
+    height, width = mask.shape
+    step = size[0] // height
+    if size == (step * height, step * width):
+        return mask
+    return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def copy_paste(

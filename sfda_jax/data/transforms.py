@@ -7,12 +7,16 @@ pickles. Images leave as uint8 RGB; normalisation happens on the device.
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from sfda_jax.data import image_ops
-from sfda_jax.data.copy_paste import MIN_COMPONENT_PIXELS, RngDraws, copy_paste
+from sfda_jax.data.copy_paste import (
+    MIN_COMPONENT_PIXELS,
+    RngDraws,
+    copy_paste,
+    draw_candidate,
+)
 from sfda_jax.data.image_ops import Resample
 from sfda_jax.data.sampling import MIN_CLASS_PIXELS
 from sfda_jax.data.sized_input import SizedInput
@@ -28,7 +32,6 @@ from sfda_jax.types import IGNORE, RandomAccess, Record
 
 Size = tuple[int, int]
 
-_CANDIDATE_TRIES = 100
 _PUBLISHED = AugmentSettings()
 
 
@@ -258,40 +261,16 @@ class DtstTrain:
         )
 
     def _candidate(self, rng: np.random.Generator):
-        """(class, image, mask) of one stable candidate, or None.
-
-        Class and image are drawn again until the mask holds enough of the class; the
-        bound only matters for masks that do not match `class_files`.
-        """
         given = self.mix_probabilities
-        weights = np.ones(len(self.mix_classes)) if given is None else np.array(given)
-        filled = [bool(self.class_files.get(c)) for c in self.mix_classes]
-        weights = np.where(filled, weights, 0.0)
-        if weights.sum() <= 0:
-            return None
-        probs = weights / weights.sum()
-        for _ in range(_CANDIDATE_TRIES):
-            target_class = int(rng.choice(self.mix_classes, p=probs))
-            files = self.class_files[target_class]
-            index, name = files[rng.integers(len(files))]
-            image = self.images[index]["image"]
-            mask = _fitting(self.candidates(name), image.shape[:2])
-            step = image.shape[0] // mask.shape[0]
-            pixels = np.count_nonzero(mask == target_class) * step**2
-            if pixels >= self.min_class_pixels:
-                return target_class, image, mask
-        return None
-
-
-def _fitting(
-    mask: UInt8[np.ndarray, "mh mw"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "h w"]:
-    """A label map whose entries stand for equal squares of an image of `size`."""
-    height, width = mask.shape
-    step = size[0] // height
-    if size == (step * height, step * width):
-        return mask
-    return cv2.resize(mask, size[::-1], interpolation=cv2.INTER_NEAREST)
+        return draw_candidate(
+            rng,
+            classes=self.mix_classes,
+            weights=np.ones(len(self.mix_classes)) if given is None else given,
+            images=self.images,
+            candidates=self.candidates,
+            class_files=self.class_files,
+            min_class_pixels=self.min_class_pixels,
+        )
 
 
 def _label(record: Record) -> UInt8[np.ndarray, "h w"]:

@@ -15,7 +15,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, PyTree
 
-from sfda_jax import teachers
+from sfda_jax import student_scores, teachers
 from sfda_jax.data import copy_paste, transforms
 from sfda_jax.data.strong_augment import AugmentSettings
 from sfda_jax.errors import ConfigError
@@ -302,7 +302,7 @@ class Method(MethodBase):
             def rescore(inputs):
                 images = local_shard(inputs["images"], self.axis_name)
                 probs = self._global_probs(state.student, images)
-                return teachers.score(self.score, probs, inputs["positions"])
+                return student_scores.score(self.score, probs, inputs["positions"])
 
             dtu = self.rule.decide(memory.dtu, rescore)
             memory, moves = memory.replace(dtu=dtu), dtu.updated
@@ -326,11 +326,11 @@ class Method(MethodBase):
         """The buffer with this batch and the student's score before its update."""
         probs = self._global_probs(state.student, full)
         count = dtu.inputs["positions"].shape[1]
-        positions = teachers.draw_positions(key, probs.shape[0], count)
+        positions = student_scores.draw_positions(key, probs.shape[0], count)
         images = gather_batch(full, self.axis_name)
         return self.rule.push(
             dtu,
-            teachers.score(self.score, probs, positions),
+            student_scores.score(self.score, probs, positions),
             {"images": images, "positions": positions},
         )
 

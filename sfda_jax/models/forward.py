@@ -53,3 +53,19 @@ def forward(
         rngs=None if key is None else {"dropout": key},
     )
     return output, changed.get("batch_stats", network.batch_stats)
+
+
+def head_logits(
+    model: nn.Module, head: PyTree, features: Float[Array, "b h w d"]
+) -> Float[Array, "b h w c"]:
+    """Logits of given features, as a function of the head's parameters alone.
+
+    For a `models.base.Segmenter` whose classifier has no BatchNorm of its own: the
+    `features` of its output, put in again, give its logits.
+
+    Args:
+        model: the module.
+        head: the network's `params["head"]`.
+        features: at the network's stride.
+    """
+    return model.apply({"params": {"head": head}}, features, method="classify")

@@ -25,12 +25,16 @@ class Candidates:
         ids: of the images, in order.
         predictions: train ids of each image, at the stored size.
         kept: the same with `IGNORE` where not good enough.
+        certainty: of each image, what thresholds are compared with: the confidence of
+            each pixel `[h,w]` in a first round, the agreement of each class `[C]` in a
+            later one.
         thresholds: per class `[C]`.
     """
 
     ids: list[str]
     predictions: Sequence[np.ndarray]
     kept: Sequence[np.ndarray]
+    certainty: Sequence[np.ndarray]
     thresholds: np.ndarray
 
     def maps(self) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -118,7 +122,11 @@ def first_candidates(
         for label, sure in zip(labels, confidence, strict=True)
     ]
     return Candidates(
-        ids=ids, predictions=list(labels), kept=kept, thresholds=thresholds
+        ids=ids,
+        predictions=list(labels),
+        kept=kept,
+        certainty=list(confidence),
+        thresholds=thresholds,
     )
 
 
@@ -152,7 +160,13 @@ def next_candidates(
         ranking.consistent_candidates(label, values, thresholds)
         for label, values in zip(labels, agreements, strict=True)
     ]
-    return Candidates(ids=ids, predictions=labels, kept=kept, thresholds=thresholds)
+    return Candidates(
+        ids=ids,
+        predictions=labels,
+        kept=kept,
+        certainty=list(agreements),
+        thresholds=thresholds,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,6 +20,7 @@ LAYERS = {
     "losses": 1,
     "models": 1,
     "data": 1,
+    "student_scores": 2,
     "teachers": 2,
     "pseudo_labels": 2,
     "methods": 3,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
 
-from sfda_jax import teachers
+from sfda_jax import student_scores, teachers
 from sfda_jax.losses.cross_entropy import mean_cross_entropy
 from sfda_jax.losses.negative_learning import negative_classes, negative_learning
 from sfda_jax.methods.dtst import Method
@@ -140,12 +140,12 @@ def check_dtu_scores(path):
         logits = _nhwc(data[f"{i}/logits"])
         probs = jax.nn.softmax(logits).reshape(-1, logits.shape[-1])
         positions = _labels(data[f"{i}/perm"][:100])
-        score = teachers.soft_neighbourhood_density(probs, positions)
+        score = student_scores.soft_neighbourhood_density(probs, positions)
         np.testing.assert_allclose(score, data[f"{i}/soft_nd"], atol=1e-5, rtol=0)
-        score = teachers.peak_certainty(probs)
+        score = student_scores.peak_certainty(probs)
         np.testing.assert_allclose(score, data[f"{i}/ent_score"], atol=1e-5, rtol=0)
     rows = jax.nn.softmax(jnp.asarray(data["entropy/x"]))
-    entropy = teachers.row_entropy(rows)
+    entropy = student_scores.row_entropy(rows)
     np.testing.assert_allclose(entropy, data["entropy/rowwise_prob"], atol=1e-5, rtol=0)
     np.testing.assert_allclose(entropy.mean(), data["entropy/mean"], atol=1e-5, rtol=0)
 
@@ -357,7 +357,7 @@ def _recorded_positions(perms):
 
         return io_callback(draw, jax.ShapeDtypeStruct((count,), jnp.int32))
 
-    with mock.patch.object(teachers, "draw_positions", recorded):
+    with mock.patch.object(student_scores, "draw_positions", recorded):
         yield turn
 
 

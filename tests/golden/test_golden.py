@@ -25,10 +25,7 @@ NOT_YET_BUILT = {
         *("consist_ramp.npz", "loss_*", "gmm_*", "maps_*", "stm_*"),
         *("infer_*", "metrics_*", "validate_*"),
     ),
-    "stable_st": (
-        *("nfd.npz", "snd_candidate.npz", "snd_inner.npz"),
-        *("train_steps_snd.npz", "train_steps_stable_st.npz"),
-    ),
+    "stable_st": ("train_steps_snd.npz", "train_steps_stable_st.npz"),
 }
 
 
