@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import jax
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 IGNORE = 255
 """Label value of pixels that no loss, threshold or metric may count."""
@@ -82,13 +82,23 @@ class SegOutput:
 class Targets:
     """What a method asks the student to fit.
 
-    `images` is set where `annotate` mixes, warps or masks the student's input.
+    Leaves are unannotated, as those of states are.
+
+    Attributes:
+        labels: int32[B,H,W], `IGNORE` where there is none.
+        weights: float32[B,H,W].
+        images: float32[B,H,W,3], where `annotate` mixes, warps or masks the student's
+            input.
+        extras: the method's own.
+        queries: what the round's look-ups are asked: name → arrays of the whole global
+            batch.
     """
 
-    labels: Int[Array, "b h w"]
-    weights: Float[Array, "b h w"]
-    images: Float[Array, "b h w 3"] | None = None
+    labels: PyTree
+    weights: PyTree
+    images: PyTree = None
     extras: PyTree = None
+    queries: PyTree = None
 
 
 @struct.dataclass
@@ -128,3 +138,24 @@ class StreamSpec:
     batch_size: int
     transform: Transform
     order: np.ndarray | None = None
+
+
+Answer = Callable[[PyTree, np.random.Generator, slice], dict[str, np.ndarray]]
+"""`(queries, rng, rows)` → arrays of these rows; queries of the whole global batch.
+
+Random decisions are drawn for the whole batch, whichever rows are asked for.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """What a method reads on the host in the middle of a step, by its targets.
+
+    A round may list look-ups among its streams. What one answers stands in the batch
+    under its name when the loss is taken; `annotate` does not see it.
+
+    Attributes:
+        answer: called with `Targets.queries` of the look-up's name, on the host.
+    """
+
+    answer: Answer

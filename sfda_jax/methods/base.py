@@ -1,16 +1,15 @@
 """What a method is: a frozen dataclass of settings and a handful of pure functions."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
 from sfda_jax.pseudo_labels.services import RoundContext
 from sfda_jax.tasks import Task
-from sfda_jax.types import AdaptState, Batch, Key, LossAux, StreamSpec, Targets
+from sfda_jax.types import AdaptState, Batch, Key, Lookup, LossAux, StreamSpec, Targets
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,6 @@ class MethodBase:
     axis_name: str | None = None
 
     label_maps: ClassVar[str] = "labels"
-    retrieve: ClassVar[Callable[[Targets, np.random.Generator], Batch] | None] = None
 
     @property
     def trains_on_source(self) -> bool:
@@ -52,8 +50,11 @@ class MethodBase:
 
     def begin_round(
         self, ctx: RoundContext, state: AdaptState
-    ) -> tuple[AdaptState, Mapping[str, StreamSpec]]:
-        """Host work of a round; may be slow. Returns the state and the streams."""
+    ) -> tuple[AdaptState, Mapping[str, StreamSpec | Lookup]]:
+        """Host work of a round; may be slow.
+
+        Returns the state, and the streams and look-ups of its batches by name.
+        """
         raise NotImplementedError
 
     def annotate(

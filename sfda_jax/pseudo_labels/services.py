@@ -77,6 +77,8 @@ class RoundContext(Protocol):
             student labels.
         scratch: folder for what does not fit into memory, of this process alone;
             kept until the round's labels are complete.
+        trial: a few images, and an untrained network in the place of the real one:
+            only shapes and times matter, not what it predicts.
     """
 
     round: int
@@ -87,6 +89,7 @@ class RoundContext(Protocol):
     previous: LabelStore | None
     labeller: ModelState | None
     scratch: pathlib.Path
+    trial: bool
 
     def images(self, domain: str) -> RandomAccess:
         """The training split, random access; target records carry no `label`."""

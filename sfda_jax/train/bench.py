@@ -1,8 +1,10 @@
 """Speed and memory of a recipe's steps and input pipeline, on generated data."""
 
 import dataclasses
+import pathlib
 import resource
 import statistics
+import tempfile
 import time
 from typing import Any
 
@@ -34,14 +36,16 @@ def bench(recipe: Recipe, *, num_steps: int = 10) -> list[dict[str, Any]]:
     for index, stage in enumerate(recipe.stages):
         if not stage.rounds[0].num_steps:
             continue
-        trial = start_trial(
-            recipe,
-            index,
-            parallel=parallel,
-            student=student,
-            input_batches=num_steps,
-        )
-        seconds = _time_steps(trial, num_steps)
+        with tempfile.TemporaryDirectory() as folder:
+            trial = start_trial(
+                recipe,
+                index,
+                parallel=parallel,
+                student=student,
+                folder=pathlib.Path(folder),
+                input_batches=num_steps,
+            )
+            seconds = _time_steps(trial, num_steps)
         median = statistics.median(seconds)
         rows.append(
             {

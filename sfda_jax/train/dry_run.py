@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 
+from sfda_jax.train.lookups import compile_round, split_streams
 from sfda_jax.train.loop import make_access, open_batches
 from sfda_jax.train.optim import make_optimizer
 from sfda_jax.train.parallel import Parallel, make_parallel
 from sfda_jax.train.recipe import Position, Recipe
 from sfda_jax.train.round_context import make_round_context
 from sfda_jax.train.states import init_network, stage_key, start_state
-from sfda_jax.train.step import make_train_step
 from sfda_jax.types import AdaptState, Batch, Key, ModelState
 
 _FEW, _READ_AHEAD = 8, 8
@@ -64,7 +64,14 @@ def compile_report(recipe: Recipe) -> list[dict[str, Any]]:
     for index, stage in enumerate(recipe.stages):
         if not stage.rounds[0].num_steps:
             continue
-        trial = start_trial(recipe, index, parallel=parallel, student=student)
+        with tempfile.TemporaryDirectory() as folder:
+            trial = start_trial(
+                recipe,
+                index,
+                parallel=parallel,
+                student=student,
+                folder=pathlib.Path(folder),
+            )
         rows.append(
             {
                 "stage": stage.name,
@@ -111,6 +118,7 @@ def start_trial(
     *,
     parallel: Parallel,
     student: ModelState,
+    folder: pathlib.Path,
     input_batches: int = 0,
 ) -> Trial:
     """A stage's first round on a few images, its first batch loaded, its step compiled.
@@ -120,6 +128,7 @@ def start_trial(
         index: which stage.
         parallel: devices and mode.
         student: the network it starts from.
+        folder: for what the round writes; has to stay while the step is used.
         input_batches: how many more batches to read, for `Trial.input_rate`.
 
     Raises:
@@ -133,31 +142,34 @@ def start_trial(
     student = jax.tree.map(lambda x: x.copy(), student)
     state = start_state(method, optimizer, student, key)
     access = dataclasses.replace(make_access(recipe), limit=_FEW)
-    with tempfile.TemporaryDirectory() as folder:
-        ctx = make_round_context(
-            pathlib.Path(folder),
-            recipe,
-            stage=index,
-            round_=0,
-            access=access,
-            parallel=parallel,
-        )
-        state, streams = method.begin_round(ctx, state)
-        images = sum(spec.batch_size for spec in streams.values())
-        started = time.perf_counter()
-        batches = open_batches(recipe, streams, Position(stage=index), access)
-        batch = next(batches)
-        loaded = time.perf_counter()
-        if input_batches:  # what was read ahead meanwhile would flatter the rate
-            collections.deque(itertools.islice(batches, _READ_AHEAD), maxlen=0)
-        timing = time.perf_counter()
-        timed = sum(1 for _ in itertools.islice(batches, input_batches))
-        input_seconds = time.perf_counter() - timing
-        batches.close()
+    ctx = make_round_context(
+        folder,
+        recipe,
+        stage=index,
+        round_=0,
+        access=access,
+        parallel=parallel,
+        trial=True,
+    )
+    state, streams = method.begin_round(ctx, state)
+    streams, lookups = split_streams(streams)
+    images = sum(spec.batch_size for spec in streams.values())
+    started = time.perf_counter()
+    batches = open_batches(recipe, streams, Position(stage=index), access)
+    batch = next(batches)
+    loaded = time.perf_counter()
+    if input_batches:  # what was read ahead meanwhile would flatter the rate
+        collections.deque(itertools.islice(batches, _READ_AHEAD), maxlen=0)
+    timing = time.perf_counter()
+    timed = sum(1 for _ in itertools.islice(batches, input_batches))
+    input_seconds = time.perf_counter() - timing
+    batches.close()
     placed = {name: parallel.put_batch(part) for name, part in batch.items()}
     state = parallel.put_state(state)
     compiling = time.perf_counter()
-    step = parallel.compile_step(make_train_step(parallel.localise(method), optimizer))
+    step = compile_round(
+        parallel, method, optimizer, lookups=lookups, seed=(recipe.seed, index, 0)
+    )
     compiled = step.lower(state, placed, key).compile()
     return Trial(
         step=compiled,
@@ -172,9 +184,13 @@ def start_trial(
 
 
 def _with_steps(recipe: Recipe, index: int, num_steps: int) -> Recipe:
-    """The recipe with a first round of a stage that lasts at least so long."""
+    """The recipe with a first round of a stage that lasts at least so long.
+
+    It labels with the student: no other network of the run is there.
+    """
     stages = list(recipe.stages)
     first, *others = stages[index].rounds
-    first = dataclasses.replace(first, num_steps=max(first.num_steps, num_steps))
+    num_steps = max(first.num_steps, num_steps)
+    first = dataclasses.replace(first, num_steps=num_steps, labels_from="")
     stages[index] = dataclasses.replace(stages[index], rounds=(first, *others))
     return dataclasses.replace(recipe, stages=tuple(stages))

@@ -24,6 +24,7 @@ from sfda_jax.train.checkpoints import (
 )
 from sfda_jax.train.interrupt import Interrupted, stop_requests
 from sfda_jax.train.loggers import MetricsLog, memory_gib, open_log, progress
+from sfda_jax.train.lookups import compile_round, split_streams
 from sfda_jax.train.optim import make_optimizer
 from sfda_jax.train.origins import kept_positions, origin_network, stage_origin
 from sfda_jax.train.parallel import Parallel, make_parallel
@@ -32,7 +33,6 @@ from sfda_jax.train.round_context import make_round_context
 from sfda_jax.train.run_dir import environment, write_json
 from sfda_jax.train.scoring import Scorer
 from sfda_jax.train.states import stage_key, start_state
-from sfda_jax.train.step import make_train_step
 from sfda_jax.types import AdaptState, ModelState, StreamSpec
 from sfda_jax.weights.layout import abstract_state
 
@@ -190,11 +190,16 @@ def _run_round(
     state = state if start.step else begun
     run.scorer.score_pseudo_labels(ctx.store, start, access)
     if entry.num_steps:
+        streams, lookups = split_streams(streams)
         for spec in streams.values():
             name = f"stages.{stage.name}.settings.batch_size"
             parallel.check_batch(spec.batch_size, name)
-        step = parallel.compile_step(
-            make_train_step(parallel.localise(method), make_optimizer(optimizer))
+        step = compile_round(
+            parallel,
+            method,
+            make_optimizer(optimizer),
+            lookups=lookups,
+            seed=(recipe.seed, start.stage, start.round),
         )
         batches = open_batches(recipe, streams, start, access)
         try:

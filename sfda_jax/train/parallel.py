@@ -62,10 +62,46 @@ class Parallel:
                 out_shardings=(rep, rep),
                 donate_argnums=0,
             )
+        return self._pmap(step, (0, 0, None))
+
+    def compile_halves(
+        self, annotate: Callable, update: Callable
+    ) -> tuple[Callable, Callable]:
+        """The compiled halves of a step that looks something up in the middle.
+
+        Returns:
+            `(state, batch, key)` → state, targets, queries, step number; and `(state,
+            batch, targets, key)` → state, metrics. Queries and number are for
+            `get_metrics`.
+        """
+
+        def asking(state, batch, key):
+            state, targets = annotate(state, batch, key)
+            return state, targets.replace(queries=None), targets.queries, state.step
+
+        if self.mode == "pmap":
+            return self._pmap(asking, (0, 0, None)), self._pmap(update, (0, 0, 0, None))
+        rep, split = self.replicated, self.sharded
+        return (
+            jax.jit(
+                asking,
+                in_shardings=(rep, split, rep),
+                out_shardings=(rep, None, rep, rep),
+                donate_argnums=0,
+            ),
+            jax.jit(
+                update,
+                in_shardings=(rep, split, None, rep),
+                out_shardings=(rep, rep),
+                donate_argnums=0,
+            ),
+        )
+
+    def _pmap(self, fn: Callable, in_axes: tuple[int | None, ...]) -> Callable:
         return jax.pmap(
-            step,
+            fn,
             axis_name=AXIS,
-            in_axes=(0, 0, None),
+            in_axes=in_axes,
             devices=list(self.mesh.devices.flat),
             donate_argnums=0,
         )
@@ -115,7 +151,7 @@ class Parallel:
         return state if self.mode == "jit" else jax.tree.map(lambda x: x[0], state)
 
     def get_metrics(self, metrics: PyTree) -> PyTree:
-        """Host scalars, one per name."""
+        """On the host, what every device has the same of: scalars, queries."""
         host = jax.device_get(metrics)
         return host if self.mode == "jit" else jax.tree.map(lambda x: x[0], host)
 
@@ -123,6 +159,11 @@ class Parallel:
         """This process's part of a batch, put on its devices."""
         put = self._split if self.mode == "pmap" else self._place
         return jax.tree.map(put, batch)
+
+    def local_rows(self, size: int) -> slice:
+        """This process's rows of a global batch of `size`."""
+        part = size // jax.process_count()
+        return slice(jax.process_index() * part, (jax.process_index() + 1) * part)
 
     def _place(self, x: np.ndarray) -> jax.Array:
         return jax.make_array_from_process_local_data(self.sharded, x)

@@ -37,6 +37,7 @@ class RoundContext:
     previous: PseudoLabelStore | None
     labeller: ModelState | None
     scratch: pathlib.Path
+    trial: bool
     access: DataAccess
     parallel: Parallel
     stop: Callable[[], int]
@@ -121,6 +122,7 @@ def make_round_context(
     access: DataAccess,
     parallel: Parallel,
     stop: Callable[[], int] = lambda: 0,
+    trial: bool = False,
 ) -> RoundContext:
     """The services of one round; `stop` is asked between two forward passes."""
     labels_from = recipe.stages[stage].rounds[round_].labels_from
@@ -136,6 +138,7 @@ def make_round_context(
         previous=previous,
         labeller=labeller,
         scratch=round_dir(run_dir, recipe, stage, round_) / scratch,
+        trial=trial,
         access=access,
         parallel=parallel,
         stop=stop,

@@ -10,9 +10,11 @@ from jaxtyping import Array, Bool, PyTree
 from sfda_jax.methods.base import MethodBase
 from sfda_jax.ops.collectives import psum
 from sfda_jax.train.optim import ScheduleState
-from sfda_jax.types import AdaptState, Batch, Key, Metrics, ModelState
+from sfda_jax.types import AdaptState, Batch, Key, Metrics, ModelState, Targets
 
 StepFn = Callable[[AdaptState, Batch, Key], tuple[AdaptState, Metrics]]
+AnnotateFn = Callable[[AdaptState, Batch, Key], tuple[AdaptState, Targets]]
+UpdateFn = Callable[[AdaptState, Batch, Targets, Key], tuple[AdaptState, Metrics]]
 
 
 def make_train_step(
@@ -29,12 +31,35 @@ def make_train_step(
         method: localised to one device under `pmap` (its `axis_name` set).
         optimizer: whose state `state.opt_state` is.
     """
-    axis_name = method.axis_name
+    annotate, update = make_step_halves(method, optimizer)
 
     def step(state: AdaptState, batch: Batch, key: Key) -> tuple[AdaptState, Metrics]:
-        keys = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        state, targets = method.annotate(state, batch, keys[0])
-        targets = jax.lax.stop_gradient(targets)
+        state, targets = annotate(state, batch, key)
+        return update(state, batch, targets, key)
+
+    return step
+
+
+def make_step_halves(
+    method: MethodBase, optimizer: optax.GradientTransformation
+) -> tuple[AnnotateFn, UpdateFn]:
+    """`make_train_step` in two: up to the targets, and from there on.
+
+    Between the two the host may look up what the targets ask for (`types.Lookup`) and
+    add it to the batch.
+    """
+    axis_name = method.axis_name
+
+    def annotate(
+        state: AdaptState, batch: Batch, key: Key
+    ) -> tuple[AdaptState, Targets]:
+        state, targets = method.annotate(state, batch, _keys(state, key)[0])
+        return state, jax.lax.stop_gradient(targets)
+
+    def update(
+        state: AdaptState, batch: Batch, targets: Targets, key: Key
+    ) -> tuple[AdaptState, Metrics]:
+        keys = _keys(state, key)
         (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
             state.student.params, state, batch, targets, keys[1]
         )
@@ -59,7 +84,12 @@ def make_train_step(
             metrics["learning_rate"] = jnp.asarray(rate)
         return state, metrics
 
-    return step
+    return annotate, update
+
+
+def _keys(state: AdaptState, key: Key) -> Key:
+    """Of the three parts of a step: annotate, loss, after the update."""
+    return jax.random.split(jax.random.fold_in(key, state.step), 3)
 
 
 def _unless(skip: Bool[Array, ""], new: PyTree, old: PyTree) -> PyTree:

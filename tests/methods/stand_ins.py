@@ -140,6 +140,7 @@ class Context:
     scratch: pathlib.Path = dataclasses.field(
         default_factory=lambda: pathlib.Path(tempfile.mkdtemp())
     )
+    trial: bool = False
     forwards: int = 0
 
     def images(self, domain):

@@ -12,6 +12,7 @@ import pytest
 
 from sfda_jax import commands, config
 from sfda_jax.registry import list_names
+from sfda_jax.train import dry_run
 from sfda_jax.train.optim import make_optimizer
 from sfda_jax.train.states import start_state
 from sfda_jax.train.step import make_train_step
@@ -127,3 +128,11 @@ def _trace_labels(selector, probs):
 def test_every_selector_runs_in_every_method(method, selector, tmp_path):
     summary = commands.adapt(_recipe(method, selector), str(tmp_path))
     assert summary["stages"]["adapted"]["target"] is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", _METHODS)
+def test_a_trial_does_not_mind_what_an_untrained_network_labels(method):
+    recipe = config.build(_recipe(method, "constant"))
+    (row,) = dry_run.compile_report(recipe)
+    assert row["parameters"] > 0
