@@ -197,7 +197,7 @@ def test_refuses_a_bank_without_classes(rows):
 
 def test_refuses_a_query_it_cannot_make():
     with pytest.raises(ConfigError, match="overlap"):
-        _bank(neighbour="overlapp")
+        _bank(neighbour="overlapse")
     with pytest.raises(ConfigError, match="styles of the stable images"):
         _bank(neighbour="nearest")
     styles = np.eye(2, dtype=np.float32)
