@@ -41,10 +41,9 @@ def check_selection(path):
         )
         np.testing.assert_array_equal(found, psi)
         state, labels[images] = selector.select(state, proposed)
-    summary = selector.summary(state)
-    for key in ("before", "after"):
-        trace = np.asarray(summary[f"thresholds_{key}"])
-        np.testing.assert_array_equal(trace, case[f"theta_{key}"])
+    trace = np.asarray(selector.summary(state)["trace"])
+    np.testing.assert_array_equal(trace[:-1], case["theta_before"])
+    np.testing.assert_array_equal(trace[1:], case["theta_after"])
     np.testing.assert_array_equal(labels, case["pseudo_label"])
 
 
