@@ -34,13 +34,15 @@ _NETWORKS = {
 }
 _SMALLEST = "tiny"
 _TASKS = ("cityscapes19", "synthia16", "camvid11")
+# An untrained network is nowhere sure of itself.
+_UNSURE = {"constant": {"threshold": 0.0}, "instance_adaptive": {"theta0": 0.0}}
 _INFERENCE = {"size": _SIZE, "label_size": (), "enlarge": "logits", "flip": False}
 
 
 def _settings(method, selector):
     common = {
         "batch_size": 2,
-        "selector": {"name": selector},
+        "selector": {"name": selector, **_UNSURE.get(selector, {})},
         "inference": {**_INFERENCE, "batch_size": 2},
         "student_statistics": "batch",
     }
@@ -127,7 +129,7 @@ def _trace_labels(selector, probs):
 @pytest.mark.parametrize("method", _METHODS)
 def test_every_selector_runs_in_every_method(method, selector, tmp_path):
     summary = commands.adapt(_recipe(method, selector), str(tmp_path))
-    assert summary["stages"]["adapted"]["target"] is not None
+    assert summary["target_mIoU"]["adapted"] >= 0
 
 
 @pytest.mark.slow
