@@ -151,3 +151,19 @@ def test_source_after_adaptation_is_refused():
     with pytest.raises(ConfigError, match="source_free"):
         config.build(config.load_config(DEMO, stages))
     config.build(config.load_config(DEMO, {**stages, "task.source_free": "false"}))
+
+
+@pytest.mark.parametrize(
+    ("origin", "message"),
+    [
+        ("stage:wramup", "no stage 'wramup'. Did you mean 'warmup'"),
+        ("stage:adapt", "comes later"),
+        ("warmup", "sets_from"),
+    ],
+)
+def test_label_maps_are_of_an_earlier_stage(origin, message):
+    recipe = DEMO.replace("demo.py", "g2c.py:snd")
+    config.build(config.load_config(recipe))
+    changed = {"stages.adapt.settings.sets_from": origin}
+    with pytest.raises(ConfigError, match=message):
+        config.build(config.load_config(recipe, changed))

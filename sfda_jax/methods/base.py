@@ -44,6 +44,11 @@ class MethodBase:
         """
         return False
 
+    @property
+    def reads_labels_of(self) -> tuple[str, ...]:
+        """Earlier stages, `stage:NAME`, whose label maps a round reads."""
+        return ()
+
     def init(self, state: AdaptState, key: Key) -> AdaptState:
         """Fills `state.method` and copies a teacher, once, as the stage starts."""
         return state

@@ -20,6 +20,12 @@ def pmean(tree: PyTree, axis_name: str | None) -> PyTree:
     return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
+def device_share(value: Array, axis_name: str | None) -> Array:
+    """This device's share of a value that devices agree on, or of their average."""
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    return value.astype(jnp.float32) / devices
+
+
 def gather_batch(x: Array, axis_name: str | None) -> Array:
     """The global batch `[devices*b, ...]` from this device's `[b, ...]`."""
     if axis_name is None:

@@ -1,6 +1,7 @@
 """Candidate masks of a training set (TCR): made once per round, read by its stream."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -14,7 +15,10 @@ from sfda_jax.data import sampling
 from sfda_jax.models.forward import forward
 from sfda_jax.ops.resize import resize_bilinear
 from sfda_jax.pseudo_labels import ranking
-from sfda_jax.types import ModelState
+from sfda_jax.pseudo_labels.services import RoundContext
+from sfda_jax.types import ModelState, Transform
+
+_FIRST_STRIDE, _NEXT_STRIDE = 4, 2  # of stored candidates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,6 +171,46 @@ def next_candidates(
         certainty=list(agreements),
         thresholds=thresholds,
     )
+
+
+def round_candidates(
+    ctx: RoundContext,
+    model: nn.Module,
+    network: ModelState,
+    *,
+    size: tuple[int, int],
+    transform: Transform,
+    batch_size: int,
+    statistics: Literal["running", "batch"],
+    num_classes: int,
+    portion: float = 0.5,
+) -> Candidates:
+    """By confidence in a first round, by agreement with the last one after it.
+
+    Args:
+        ctx: of the round.
+        model: of the network that predicts.
+        network: its variables.
+        size: (height, width) at which predictions are compared.
+        transform: of the images it sees.
+        batch_size: images per forward pass.
+        statistics: of BatchNorm.
+        num_classes: C.
+        portion: as of `first_candidates` and `next_candidates`.
+    """
+    first = ctx.previous is None
+    stride = _FIRST_STRIDE if first else 1
+    predictions = ctx.forward(
+        make_predict(model, size, stride=stride, statistics=statistics),
+        network.variables,
+        transform=transform,
+        batch_size=batch_size,
+    )
+    settings = {"num_classes": num_classes, "portion": portion}
+    if first:
+        return first_candidates(predictions, **settings)
+    previous = functools.partial(ctx.previous.read, "predictions")
+    return next_candidates(predictions, previous, stride=_NEXT_STRIDE, **settings)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -91,6 +91,12 @@ class RoundContext(Protocol):
     scratch: pathlib.Path
     trial: bool
 
+    def stage_store(self, origin: str) -> LabelStore:
+        """The label maps of an earlier stage's last round, `stage:NAME`.
+
+        Or of its round `stage:NAME/ROUND`. See `MethodBase.reads_labels_of`.
+        """
+
     def images(self, domain: str) -> RandomAccess:
         """The training split, random access; target records carry no `label`."""
 

@@ -24,6 +24,7 @@ from sfda_jax.data.scenes import render
 from sfda_jax.data.sources import open_split
 from sfda_jax.data.streams import open_stream
 from sfda_jax.tasks import ClassSpace, Domain
+from sfda_jax.train.lookups import split_streams
 from sfda_jax.train.optim import make_optimizer
 from sfda_jax.train.parallel import make_parallel
 from sfda_jax.train.recipe import Recipe
@@ -161,12 +162,13 @@ def _streams(
         parallel=make_parallel("jit", 1),
     )
     fields = {f.name: getattr(ctx, f.name) for f in dataclasses.fields(ctx)}
-    ctx = _LabelContext(**fields | {"num_steps": max(images, ctx.num_steps)})
+    fields |= {"num_steps": max(images, ctx.num_steps), "trial": True}
+    ctx = _LabelContext(**fields)
     state = start_state(
         method, make_optimizer(settings), init_network(recipe), stage_key(recipe, index)
     )
     _, streams = method.begin_round(ctx, state)
-    return access, dict(streams)
+    return access, split_streams(streams)[0]
 
 
 class _LabelContext(RoundContext):

@@ -80,7 +80,7 @@ def check_references(recipe: Recipe) -> None:
         if own_position(recipe, origin) >= here:
             stage = recipe.stages[here.stage].name
             raise ConfigError(
-                f"Round {here.round} of stage {stage!r} starts from {origin!r}, which "
+                f"Round {here.round} of stage {stage!r} refers to {origin!r}, which "
                 "comes later.",
                 hint="Refer to an earlier stage, round or step.",
             )
@@ -133,10 +133,11 @@ def network_at(recipe: Recipe, run_dir: pathlib.Path, position: Position) -> Mod
 
 
 def _references(recipe: Recipe) -> list[tuple[Position, str]]:
-    """(where it is needed, origin) of every network of this run that is named."""
+    """(where it is needed, origin) of every network or round of this run by name."""
     found = []
     for index, stage in enumerate(recipe.stages):
-        found.append((Position(index), stage.init_from))
+        read = stage.method.reads_labels_of
+        found += [(Position(index), origin) for origin in (stage.init_from, *read)]
         for round_, entry in enumerate(stage.rounds):
             here = dataclasses.replace(Position(index), round=round_)
             found += [(here, entry.init_from), (here, entry.labels_from)]

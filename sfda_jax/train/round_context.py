@@ -16,7 +16,7 @@ from sfda_jax.ops import processes
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.tasks import Task
 from sfda_jax.train.interrupt import Interrupted
-from sfda_jax.train.origins import origin_network
+from sfda_jax.train.origins import origin_network, own_position
 from sfda_jax.train.parallel import Parallel
 from sfda_jax.train.recipe import Recipe
 from sfda_jax.types import ModelState, RandomAccess, Transform
@@ -41,6 +41,7 @@ class RoundContext:
     access: DataAccess
     parallel: Parallel
     stop: Callable[[], int]
+    stage_store: Callable[[str], PseudoLabelStore]
 
     def images(self, domain: str) -> RandomAccess:
         """The training split; target records carry no label."""
@@ -129,6 +130,11 @@ def make_round_context(
     labeller = origin_network(recipe, run_dir, labels_from) if labels_from else None
     scratch = f"scratch-{jax.process_index():03d}"
     previous = round_store(run_dir, recipe, stage, round_ - 1) if round_ else None
+
+    def stage_store(origin: str) -> PseudoLabelStore:
+        found = own_position(recipe, origin)
+        return round_store(run_dir, recipe, found.stage, found.round)
+
     return RoundContext(
         round=round_,
         num_steps=recipe.stages[stage].rounds[round_].num_steps,
@@ -142,6 +148,7 @@ def make_round_context(
         access=access,
         parallel=parallel,
         stop=stop,
+        stage_store=stage_store,
     )
 
 

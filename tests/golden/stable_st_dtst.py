@@ -15,13 +15,18 @@ from sfda_jax.losses.negative_learning import negative_classes, negative_learnin
 from sfda_jax.methods.dtst import Method
 from sfda_jax.ops.warp import full_to_weak
 from sfda_jax.pseudo_labels import candidates, ranking, running_confidence
-from sfda_jax.tasks import ClassSpace, Domain, Task
-from sfda_jax.train.optim import OptimizerSettings, make_optimizer, make_schedule
+from sfda_jax.train.optim import OptimizerSettings, make_schedule
 from sfda_jax.train.states import start_state
 from sfda_jax.train.step import make_train_step
 from sfda_jax.types import IGNORE, ModelState
-from sfda_jax.weights.convert import to_flax, to_torch
-from tests.golden.stable_st_networks import model_of, published_tree
+from sfda_jax.weights.convert import to_flax
+from tests.golden.stable_st_networks import (
+    check_network,
+    model_of,
+    published_tree,
+    recorded_optimizer,
+    recorded_task,
+)
 
 SYSTEM = "stable_st"
 
@@ -255,16 +260,7 @@ def check_train_steps_dtst(path):
     model = model_of(tree)
     student = to_flax(tree, model)
     method = _dtst(model, hyper, data)
-    optimizer = make_optimizer(
-        OptimizerSettings(
-            learning_rate=hyper["base_lr"],
-            max_steps=hyper["max_iter"],
-            power=hyper["power"],
-            momentum=hyper["momentum"],
-            weight_decay=hyper["weight_decay"],
-            head_multiplier=float(hyper["classifier_lr_mult"]),
-        )
-    )
+    optimizer = recorded_optimizer(hyper)
     state = start_state(method, optimizer, student, jax.random.key(0))
     with _recorded_positions(data["perms"]) as turn:
         annotate = jax.jit(method.annotate)
@@ -284,7 +280,7 @@ def check_train_steps_dtst(path):
                 asked.append((bool(dtu.updated), dtu.mean_old, dtu.mean_new))
                 intervals += [int(dtu.interval)] * bool(dtu.updated)
             if t == 0:
-                _check_network(data, "student_after_1", state.student, model)
+                check_network(data, "student_after_1", state.student, model)
     if hyper["dynamic"]:
         assert intervals == data["update_intervals"].tolist()
         # Scores are recorded at every question, or at the updates alone.
@@ -294,26 +290,15 @@ def check_train_steps_dtst(path):
         np.testing.assert_allclose(
             np.array([row[1:] for row in asked]), recorded, rtol=1e-4
         )
-    _check_network(data, "student_final", state.student, model)
-    _check_network(data, "teacher_final", state.teacher, model)
+    check_network(data, "student_final", state.student, model)
+    check_network(data, "teacher_final", state.teacher, model)
 
 
 def _dtst(model, hyper, data):
-    num_classes = hyper["num_classes"]
-    space = ClassSpace(
-        name="recorded",
-        names=tuple(str(c) for c in range(num_classes)),
-        palette=np.zeros((num_classes, 3), np.uint8),
-        subsets={"mIoU": tuple(range(num_classes))},
-    )
-    domain = Domain(dataset="recorded", train="train", eval="val")
-    task = Task(
-        name="recorded", source=None, target=domain, classes=space, headline="mIoU"
-    )
     images = data["batch0/full_images"]
     return Method(
         model=model,
-        task=task,
+        task=recorded_task(hyper["num_classes"]),
         batch_size=images.shape[0],
         full_size=images.shape[2:],
         crop_size=data["batch0/student_images"].shape[2:],
@@ -372,17 +357,6 @@ def _check_step(data, t, state, metrics):
     if memory.dtu is not None:
         assert bool(memory.dtu.updated) == data["teacher_updated"][t]
         assert int(memory.dtu.count) == data["buffer_len_after"][t]
-
-
-def _check_network(data, prefix, network, model):
-    published = to_torch(network, model)
-    names = [key for key in data.files if key.startswith(f"{prefix}/")]
-    assert names
-    for key in names:
-        _, section, name = key.split("/", 2)
-        np.testing.assert_allclose(
-            published[section][name], data[key], atol=1e-5, rtol=0, err_msg=key
-        )
 
 
 CHECKERS = {

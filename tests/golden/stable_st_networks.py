@@ -11,6 +11,8 @@ from sfda_jax.models import deeplab_v2, deeplab_v2_vgg
 from sfda_jax.models.layers import BatchNorm
 from sfda_jax.models.resnet import ResNet
 from sfda_jax.ops.resize import resize_bilinear, resize_nearest
+from sfda_jax.tasks import ClassSpace, Domain, Task
+from sfda_jax.train.optim import OptimizerSettings, make_optimizer
 from sfda_jax.types import IGNORE, ModelState
 from sfda_jax.weights.convert import to_flax, to_torch
 from sfda_jax.weights.layout import published_entries
@@ -25,6 +27,46 @@ def nhwc(x):
 
 def nchw(x):
     return np.asarray(x).transpose(0, 3, 1, 2)
+
+
+def recorded_task(num_classes):
+    """A task of so many classes, for methods that replay recorded steps."""
+    space = ClassSpace(
+        name="recorded",
+        names=tuple(str(c) for c in range(num_classes)),
+        palette=np.zeros((num_classes, 3), np.uint8),
+        subsets={"mIoU": tuple(range(num_classes))},
+    )
+    domain = Domain(dataset="recorded", train="train", eval="val")
+    return Task(
+        name="recorded", source=None, target=domain, classes=space, headline="mIoU"
+    )
+
+
+def recorded_optimizer(hyper):
+    """The optimiser of recorded steps."""
+    return make_optimizer(
+        OptimizerSettings(
+            learning_rate=hyper["base_lr"],
+            max_steps=hyper["max_iter"],
+            power=hyper["power"],
+            momentum=hyper["momentum"],
+            weight_decay=hyper["weight_decay"],
+            head_multiplier=float(hyper["classifier_lr_mult"]),
+        )
+    )
+
+
+def check_network(data, prefix, network, model):
+    """The published tensors under a prefix are the network's."""
+    published = to_torch(network, model)
+    names = [key for key in data.files if key.startswith(f"{prefix}/")]
+    assert names
+    for key in names:
+        _, section, name = key.split("/", 2)
+        np.testing.assert_allclose(
+            published[section][name], data[key], atol=1e-5, rtol=0, err_msg=key
+        )
 
 
 def published_tree(arrays, prefix=""):

@@ -25,7 +25,6 @@ NOT_YET_BUILT = {
         *("consist_ramp.npz", "loss_*", "gmm_*", "maps_*", "stm_*"),
         *("infer_*", "metrics_*", "validate_*"),
     ),
-    "stable_st": ("train_steps_snd.npz", "train_steps_stable_st.npz"),
 }
 
 

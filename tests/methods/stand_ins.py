@@ -49,6 +49,7 @@ class Model(nn.Module):
     axis_name: str | None = None
 
     align_corners: ClassVar[bool] = True
+    stride: ClassVar[int] = 4
 
     def setup(self):
         norm = BatchNorm(
@@ -62,7 +63,10 @@ class Model(nn.Module):
 
     def __call__(self, images, *, deterministic=True, use_running_average=True):
         features = self.backbone(images, use_running_average)
-        return SegOutput(logits=self.head(features), features=features)
+        return SegOutput(logits=self.classify(features), features=features)
+
+    def classify(self, features):
+        return self.head(features)
 
 
 def make_model(**settings):
@@ -142,6 +146,10 @@ class Context:
     )
     trial: bool = False
     forwards: int = 0
+    stage_stores: dict = dataclasses.field(default_factory=dict)
+
+    def stage_store(self, origin):
+        return self.stage_stores[origin]
 
     def images(self, domain):
         return self.records

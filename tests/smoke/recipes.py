@@ -28,6 +28,17 @@ _BY_METHOD = {
         "query_step": "1",
         "max_update": "3",
     },
+    "snd": {
+        "full_size": _SIZE,
+        "crop_size": _CROP,
+        "test_size": _SIZE,
+        "candidate_size": _SIZE,
+        "batch_size": "4",
+        "stable_share": "0.5",
+        "query_start": "4",
+        "query_step": "4",
+        "max_update": "4",
+    },
     "warmup_adversarial": {
         "crop_size": _CROP,
         "source_heights": _HEIGHTS,

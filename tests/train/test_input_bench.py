@@ -42,3 +42,13 @@ def test_labels_stand_in_for_predictions(recipe, tmp_path):
     assert "label" not in source[0]
     assert sum(map(len, spec.transform.class_files.values())) > 0
     assert len({source[i]["image"].tobytes() for i in range(6)}) == 6
+
+
+def test_lookups_are_no_streams(tmp_path):
+    changed = SMALL | {"stages.adapt.settings.mix_classes": "(0, 1)"}
+    path = str(ROOT / "configs/g2c.py:snd")
+    recipe = config.build(config.load_config(path, changed))
+    input_bench._write_set(tmp_path / "files", (96, 192), 6, recipe.task.classes)
+    recipe = input_bench._on_folder(recipe, tmp_path)
+    _, streams = input_bench._streams(recipe, 1, tmp_path, 6)
+    assert list(streams) == ["target"]
