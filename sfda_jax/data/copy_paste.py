@@ -86,46 +86,93 @@ class _Canvas:
     target_boxes: list[Box]
 
 
-def draw_candidate(
-    rng: np.random.Generator,
-    *,
-    classes: Sequence[int],
-    weights: Sequence[float] | np.ndarray,
-    images: RandomAccess,
-    candidates: Callable[[str], np.ndarray],
-    class_files: Mapping[int, Sequence[tuple[int, str]]],
-    min_class_pixels: int = MIN_CLASS_PIXELS,
-) -> tuple[int, UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "mh mw"]] | None:
-    """(class, image, mask) of one candidate to paste; None where there is none.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CandidatePaster:
+    """Base of what pastes objects of the training split's candidates into an image.
 
-    Class and image are drawn again until the mask holds enough of the class; the bound
-    of tries only matters for masks that do not match `class_files`.
-
-    Args:
-        rng: source of randomness.
-        classes: to draw from; one without files is never drawn.
-        weights: of `classes`, not negative; need not add up to 1.
-        images: the training split.
-        candidates: id → candidate mask, train ids and 255.
-        class_files: class → (position, id) of the images whose mask holds it.
-        min_class_pixels: least pixels of the class, at the image's resolution.
+    Attributes:
+        images: the training split, read for the pasted objects.
+        candidates: id → candidate mask, train ids and 255, at the image's resolution
+            or a fraction of it.
+        class_files: class → (position, id) of the images whose mask holds it; nothing
+            is pasted where all are empty.
+        mix_classes: classes to paste.
+        companions: class → classes pasted along with it.
+        paste_scale_min: least enlargement of a pasted object.
+        paste_scale_range: added to it times U(0,1).
+        min_class_pixels: a candidate with fewer pixels of the class is drawn again.
+        min_component_pixels: smaller pieces of an object are left out.
     """
-    filled = [bool(class_files.get(c)) for c in classes]
-    weights = np.where(filled, weights, 0.0)
-    if weights.sum() <= 0:
+
+    images: RandomAccess
+    candidates: Callable[[str], np.ndarray]
+    class_files: Mapping[int, Sequence[tuple[int, str]]]
+    mix_classes: Sequence[int]
+    companions: Mapping[int, tuple[int, ...]]
+    paste_scale_min: float = 1.0
+    paste_scale_range: float = 1.5
+    min_class_pixels: int = MIN_CLASS_PIXELS
+    min_component_pixels: int = MIN_COMPONENT_PIXELS
+
+    def paste(
+        self,
+        image: UInt8[np.ndarray, "h w 3"],
+        rng: np.random.Generator,
+        *,
+        classes: Sequence[int],
+        weights: Sequence[float] | None = None,
+    ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
+        """The image with one candidate's objects, and their labels, else 255.
+
+        Args:
+            image: left unchanged.
+            rng: source of randomness.
+            classes: to draw from; one without files is never drawn.
+            weights: of `classes`, not negative; need not add up to 1; None is uniform.
+        """
+        chosen = self._candidate(rng, classes, weights)
+        if chosen is None:
+            return image, np.full(image.shape[:2], IGNORE, np.uint8)
+        target_class, candidate, mask = chosen
+        return copy_paste(
+            image,
+            candidate,
+            mask,
+            target_class,
+            companions=self.companions,
+            draws=RngDraws(rng),
+            scale_min=self.paste_scale_min,
+            scale_range=self.paste_scale_range,
+            min_component_pixels=self.min_component_pixels,
+        )
+
+    def _candidate(
+        self,
+        rng: np.random.Generator,
+        classes: Sequence[int],
+        weights: Sequence[float] | None,
+    ) -> tuple[int, np.ndarray, np.ndarray] | None:
+        """(class, image, mask) of a candidate to paste; None where there is none.
+
+        Class and image are drawn again until the mask holds enough of the class; the
+        bound of tries only matters for masks that do not match `class_files`.
+        """
+        filled = [bool(self.class_files.get(c)) for c in classes]
+        weights = np.where(filled, 1.0 if weights is None else weights, 0.0)
+        if weights.sum() <= 0:
+            return None
+        probs = weights / weights.sum()
+        for _ in range(_CANDIDATE_TRIES):
+            target_class = int(rng.choice(classes, p=probs))
+            files = self.class_files[target_class]
+            index, name = files[rng.integers(len(files))]
+            image = self.images[index]["image"]
+            mask = _fitting(self.candidates(name), image.shape[:2])
+            step = image.shape[0] // mask.shape[0]
+            pixels = np.count_nonzero(mask == target_class) * step**2
+            if pixels >= self.min_class_pixels:
+                return target_class, image, mask
         return None
-    probs = weights / weights.sum()
-    for _ in range(_CANDIDATE_TRIES):
-        target_class = int(rng.choice(classes, p=probs))
-        files = class_files[target_class]
-        index, name = files[rng.integers(len(files))]
-        image = images[index]["image"]
-        mask = _fitting(candidates(name), image.shape[:2])
-        step = image.shape[0] // mask.shape[0]
-        pixels = np.count_nonzero(mask == target_class) * step**2
-        if pixels >= min_class_pixels:
-            return target_class, image, mask
-    return None
 
 
 def _fitting(

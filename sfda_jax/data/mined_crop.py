@@ -9,16 +9,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from sfda_jax.data import image_ops
-from sfda_jax.data.mining import Draws, mined_pixel
-from sfda_jax.data.training_labels import (
-    ReadLabels,
-    is_target,
-    nearest_rows,
-    soft_labels,
-    training_labels,
-)
+from sfda_jax.data.mining import Draws, MiningCrop, mined_pixel
+from sfda_jax.data.training_labels import nearest_rows
 from sfda_jax.errors import ConfigError
-from sfda_jax.types import IGNORE, Record
+from sfda_jax.types import IGNORE
 
 _FILL = tuple(int(255 * mean) for mean in image_ops.MEAN)
 
@@ -41,15 +35,11 @@ class MinedDecisions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MinedCrop:
-    """`images` uint8[S,S,3], `labels` uint8[S/8,S/8], `is_target` and `index` for CBST.
-
-    With `soft`, also `soft_labels` float32[S/8,S/8,C]: the pseudo-labels' class
-    weights, one-hot for source images, 0 where `labels` is 255.
+class MinedCrop(MiningCrop):
+    """`images` uint8[S,S,3] and `labels` uint8[S/8,S/8] for CBST; see `MiningCrop`.
 
     Attributes:
         crop_size: side of the samples; S is the next multiple of `stride`.
-        scale_range: smallest and largest zoom.
         long_sides: long side of source and target images that a zoom of 1 refers to;
             0 for each image's own. Published: 2048, for SYNTHIA 1280.
         origin_sizes: long side of source and target images at a zoom of 1; empty for
@@ -57,14 +47,7 @@ class MinedCrop:
         stride: of the network; zooming in by 2 halves it in pixels of the image.
         grid: labels only at the centres of the network's cells, rows and columns
             stride / 2, 3 stride / 2, ...; otherwise of every pixel.
-        mine_probability: of trying to centre the crop on a rare class.
         mine_source: mine on source images too, as published.
-        priority: rare classes looked for first.
-        others: rare classes looked for where no class of `priority` is.
-        gamma: exponent of a tone curve, applied to target images first; 1.0 for none.
-        pseudo: labels of target images by their id.
-        soft: class weights float16[H,W,C] of target images by their id.
-        num_classes: C, needed with `soft`.
     """
 
     crop_size: int = 500
@@ -73,53 +56,14 @@ class MinedCrop:
     origin_sizes: tuple[int, ...] = ()
     stride: int = 8
     grid: bool = True
-    mine_probability: float = 0.8
     mine_source: bool = True
-    priority: tuple[int, ...] = ()
-    others: tuple[int, ...] = ()
-    gamma: float = 1.0
-    pseudo: ReadLabels | None = None
-    soft: ReadLabels | None = None
-    num_classes: int = 0
 
     def __post_init__(self):
-        low, high = self.scale_range
-        if not 0 < low <= high:
-            raise ConfigError(
-                f"scale_range {self.scale_range}: expected the smallest and the "
-                "largest zoom, above 0."
-            )
+        super().__post_init__()
         if len(self.origin_sizes) not in (0, 2):
             raise ConfigError(
                 f"{len(self.origin_sizes)} origin_sizes, expected source and target's."
             )
-        if self.soft is not None and not self.num_classes:
-            raise ConfigError("soft labels need num_classes.")
-
-    def __call__(
-        self, record: Record, rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        """The arrays of one record; it carries its `index`."""
-        target = is_target(record)
-        labels = training_labels(record, self.pseudo)
-        decisions = self.draw(rng, labels, target=target)
-        image = image_ops.tone(record["image"], self.gamma if target else 1.0)
-        image, out_labels = self.apply(image, labels, decisions)
-        arrays = {
-            "images": image,
-            "labels": out_labels,
-            "is_target": np.array(target),
-            "index": np.array(record["index"], np.int32),
-        }
-        if self.soft is not None:
-            arrays["soft_labels"] = soft_labels(
-                record,
-                self.soft,
-                out_labels,
-                num_classes=self.num_classes,
-                crop=lambda w: self.apply_soft(w, labels.shape, decisions),
-            )
-        return arrays
 
     @property
     def size(self) -> int:

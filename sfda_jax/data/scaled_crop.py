@@ -5,22 +5,18 @@ become 0 after normalisation on the device.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import cv2
 import numpy as np
-from jaxtyping import Float, Float32, Int, UInt8
+from jaxtyping import Float, Float32, UInt8
 
 from sfda_jax.data import image_ops
-from sfda_jax.data.mining import Draws, mined_pixel
-from sfda_jax.data.training_labels import (
-    ReadLabels,
-    is_target,
-    nearest_rows,
-    soft_labels,
-    training_labels,
-)
+from sfda_jax.data.interpolation import Axis, blended
+from sfda_jax.data.mining import Draws, MiningCrop, mined_pixel
+from sfda_jax.data.training_labels import nearest_rows
 from sfda_jax.errors import ConfigError
-from sfda_jax.types import IGNORE, Record
+from sfda_jax.types import IGNORE
 
 Size = tuple[int, int]
 
@@ -43,79 +39,33 @@ class ScaledDecisions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScaledCrop:
-    """`images` uint8[h,w,3], `valid` bool[h,w], `labels` uint8[h,w] for CRST.
+class ScaledCrop(MiningCrop):
+    """`images` uint8[h,w,3], `valid` bool[h,w] and `labels` uint8[h,w] for CRST.
 
-    Also `is_target` and `index`; with `soft`, `soft_labels` float32[h,w,C]: the
-    pseudo-labels' class weights, one-hot for source images, 0 where `labels` is 255.
-    `valid` is False where an image smaller than the crop was padded: the network's
-    input is 0 there, `where(valid, normalised, 0)`.
+    See `MiningCrop`. `valid` is False where an image smaller than the crop was padded:
+    the network's input is 0 there, `where(valid, normalised, 0)`.
 
     Attributes:
         size: (height, width) of the crop, even.
         scale_range: smallest and largest factor, in steps of 0.1.
         flip: mirror half of the images.
-        mine_probability: of trying to centre the crop on a rare class.
         mine_source: mine on source images too; not published.
-        priority: rare classes looked for first.
-        others: rare classes looked for where no class of `priority` is; not published.
-        gamma: exponent of a tone curve, applied to target images first; 1.0 for none.
-        pseudo: labels of target images by their id.
-        soft: class weights float16[H,W,C] of target images by their id.
-        num_classes: C, needed with `soft`.
+        others: as of `MiningCrop`; not published.
     """
 
     size: Size = (512, 1024)
     scale_range: tuple[float, float] = (0.5, 1.5)
     flip: bool = True
-    mine_probability: float = 0.8
     mine_source: bool = False
-    priority: tuple[int, ...] = ()
-    others: tuple[int, ...] = ()
-    gamma: float = 1.0
-    pseudo: ReadLabels | None = None
-    soft: ReadLabels | None = None
-    num_classes: int = 0
+
+    outputs: ClassVar[tuple[str, ...]] = ("images", "valid", "labels")
 
     def __post_init__(self):
+        super().__post_init__()
         if any(side < 2 or side % 2 for side in self.size):
             raise ConfigError(
                 f"size {self.size}: expected even sides, so that a crop has a middle."
             )
-        low, high = self.scale_range
-        if not 0 < low <= high:
-            raise ConfigError(
-                f"scale_range {self.scale_range}: expected the smallest and the "
-                "largest factor, above 0."
-            )
-        if self.soft is not None and not self.num_classes:
-            raise ConfigError("soft labels need num_classes.")
-
-    def __call__(
-        self, record: Record, rng: np.random.Generator
-    ) -> dict[str, np.ndarray]:
-        """The arrays of one record; it carries its `index`."""
-        target = is_target(record)
-        labels = training_labels(record, self.pseudo)
-        decisions = self.draw(rng, labels, target=target)
-        image = image_ops.tone(record["image"], self.gamma if target else 1.0)
-        image, valid, out_labels = self.apply(image, labels, decisions)
-        arrays = {
-            "images": image,
-            "valid": valid,
-            "labels": out_labels,
-            "is_target": np.array(target),
-            "index": np.array(record["index"], np.int32),
-        }
-        if self.soft is not None:
-            arrays["soft_labels"] = soft_labels(
-                record,
-                self.soft,
-                out_labels,
-                num_classes=self.num_classes,
-                crop=lambda w: self.apply_soft(w, labels.shape, decisions),
-            )
-        return arrays
 
     def draw(
         self, rng: Draws, labels: UInt8[np.ndarray, "h w"], *, target: bool
@@ -198,7 +148,7 @@ class ScaledCrop:
             )
             for axis in range(2)
         )
-        seen = _blended(weights, rows, columns)
+        seen = blended(weights, rows, columns)
         if decisions.factor is not None:
             sums = np.einsum("hwc->hw", seen)
             seen /= np.where(sums > 0, sums, np.float32(1))[..., None]
@@ -218,16 +168,7 @@ def _rescaled(array: np.ndarray, factor: float | None, how: int) -> np.ndarray:
     return cv2.resize(array, None, fx=factor, fy=factor, interpolation=how)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Axis:
-    """Rows (or columns) of a map between which those of a sample lie."""
-
-    before: Int[np.ndarray, "n"]
-    after: Int[np.ndarray, "n"]
-    share: Float32[np.ndarray, "n"]
-
-
-def _places(*, stored: int, have: int, factor: float, first: int, want: int) -> _Axis:
+def _places(*, stored: int, have: int, factor: float, first: int, want: int) -> Axis:
     """Where the rows of a crop lie in a stored map, as OpenCV's bilinear resize has it.
 
     Args:
@@ -242,21 +183,4 @@ def _places(*, stored: int, have: int, factor: float, first: int, want: int) -> 
     before = np.minimum(at.astype(np.int64), have - 1)
     after = np.minimum(before + 1, have - 1)
     rows = nearest_rows(stored, have)
-    return _Axis(rows[before], rows[after], (at - before).astype(np.float32))
-
-
-def _blended(
-    weights: Float[np.ndarray, "mh mw c"], rows: _Axis, columns: _Axis
-) -> Float32[np.ndarray, "ch cw c"]:
-    """Bilinear values at the crossings of rows and columns."""
-    top, left = rows.before.min(), columns.before.min()
-    part = weights[top : rows.after.max() + 1, left : columns.after.max() + 1]
-    part = part.astype(np.float32)
-    mixed = part[rows.before - top]
-    if rows.share.any():
-        mixed += (part[rows.after - top] - mixed) * rows.share[:, None, None]
-    blended = mixed[:, columns.before - left]
-    if columns.share.any():
-        right = mixed[:, columns.after - left]
-        blended += (right - blended) * columns.share[:, None]
-    return blended
+    return Axis(rows[before], rows[after], (at - before).astype(np.float32))

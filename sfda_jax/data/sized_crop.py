@@ -6,6 +6,7 @@ leave as uint8; normalisation happens on the device.
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping, Sized
 
 import cv2
 import numpy as np
@@ -13,9 +14,10 @@ from jaxtyping import UInt8
 
 from sfda_jax.data import image_ops
 from sfda_jax.data.mining import Draws
+from sfda_jax.data.torch_order import fixed_order
 from sfda_jax.data.training_labels import ReadLabels, is_target, training_labels
 from sfda_jax.errors import ConfigError
-from sfda_jax.types import Record
+from sfda_jax.types import Record, StreamSpec
 
 Size = tuple[int, int]
 
@@ -151,6 +153,38 @@ class SizedCrop:
 
     def _width(self, height: int) -> int:
         return int(self._aspect * height)
+
+
+def sized_streams(
+    crops: Mapping[str, SizedCrop],
+    images: Callable[[str], Sized],
+    *,
+    batch_size: int,
+    order: str,
+) -> dict[str, StreamSpec]:
+    """The streams of IAST and its warm-up, one for each domain.
+
+    Args:
+        crops: domain, `source` or `target`, → what is cut out of its images.
+        images: domain → its images.
+        batch_size: crops of a domain per step, over all devices.
+        order: `published`: one fixed order of the images, the incomplete last batch
+            left out; `shuffled`: a new order every epoch.
+
+    Raises:
+        DataError: fewer images than one batch holds, in the published order.
+    """
+    return {
+        domain: StreamSpec(
+            domain=domain,
+            batch_size=batch_size,
+            transform=crop,
+            order=fixed_order(len(images(domain)), batch_size)
+            if order == "published"
+            else None,
+        )
+        for domain, crop in crops.items()
+    }
 
 
 def _cut(array: np.ndarray, box: tuple[int, int, int, int], flip: bool) -> np.ndarray:

@@ -6,19 +6,13 @@ that the batch holds are pasted into it (stable_st.md, section 3.6).
 
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int, UInt8
 
 from sfda_jax.data import image_ops
-from sfda_jax.data.copy_paste import (
-    MIN_COMPONENT_PIXELS,
-    RngDraws,
-    copy_paste,
-    draw_candidate,
-)
-from sfda_jax.data.sampling import MIN_CLASS_PIXELS
+from sfda_jax.data.copy_paste import CandidatePaster
 from sfda_jax.errors import ConfigError, DataError
 from sfda_jax.registry import check_choice
 from sfda_jax.types import IGNORE, RandomAccess
@@ -133,30 +127,21 @@ class NeighbourDraws:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StableNeighbours:
+class StableNeighbours(CandidatePaster):
     """Stable images with labels, one for each image of a batch.
 
     Gives `images` uint8[B,H,W,3] and `labels` uint8[B,H,W], train ids and 255. Pickles.
 
     Attributes:
         size: (height, width) of the result, the teacher's view.
-        images: the training split.
         stable: (position, id) of the stable images, in rank order.
         holds: bool[K,C], the classes of each stable image's labels.
         labels: id → labels of a stable image, at any resolution.
-        candidates: id → mask of what may be pasted, at the image's resolution or a
-            fraction of it.
-        class_files: class → (position, id) of the images whose mask holds it.
         mix_classes: classes to paste; those the batch holds are as likely.
-        companions: class → classes pasted along with it.
         neighbour: `overlap` draws by shared classes, as released; `nearest` compares
             styles as well, see `nearest`.
         styles: float32[K,D] of the stable images (`stable_styles`), for `nearest`.
         gamma: exponent of a tone curve on the result, 1.0 for none.
-        paste_scale_min: least enlargement of a pasted object.
-        paste_scale_range: added to it times U(0,1).
-        min_class_pixels: a candidate with fewer pixels of the class is drawn again.
-        min_component_pixels: smaller pieces of an object are left out.
 
     Raises:
         ConfigError: an unknown query, `nearest` without styles.
@@ -164,21 +149,13 @@ class StableNeighbours:
     """
 
     size: tuple[int, int]
-    images: RandomAccess
     stable: Sequence[tuple[int, str]]
     holds: Bool[np.ndarray, "k c"]
     labels: Callable[[str], np.ndarray]
-    candidates: Callable[[str], np.ndarray]
-    class_files: Mapping[int, Sequence[tuple[int, str]]]
-    mix_classes: Sequence[int]
-    companions: Mapping[int, tuple[int, ...]]
     neighbour: str = "overlap"
     styles: Float32[np.ndarray, "k d"] | None = None
     gamma: float = 1.0
-    paste_scale_min: float = 1.0
     paste_scale_range: float = 0.2
-    min_class_pixels: int = MIN_CLASS_PIXELS
-    min_component_pixels: int = MIN_COMPONENT_PIXELS
 
     def __post_init__(self):
         check_choice("neighbour", self.neighbour, QUERIES)
@@ -253,27 +230,6 @@ class StableNeighbours:
         image = self.images[position]["image"]
         image = image_ops.resize(image, self.size, "bilinear")
         labels = image_ops.resize(self.labels(name), self.size, "nearest")
-        chosen = draw_candidate(
-            rng,
-            classes=paste_classes,
-            weights=np.ones(len(paste_classes)),
-            images=self.images,
-            candidates=self.candidates,
-            class_files=self.class_files,
-            min_class_pixels=self.min_class_pixels,
-        )
-        if chosen is not None:
-            target_class, candidate, mask = chosen
-            image, pasted = copy_paste(
-                image,
-                candidate,
-                mask,
-                target_class,
-                companions=self.companions,
-                draws=RngDraws(rng),
-                scale_min=self.paste_scale_min,
-                scale_range=self.paste_scale_range,
-                min_component_pixels=self.min_component_pixels,
-            )
-            labels = np.where(pasted == IGNORE, labels, pasted)
+        image, pasted = self.paste(image, rng, classes=paste_classes)
+        labels = np.where(pasted == IGNORE, labels, pasted)
         return image_ops.tone(image, self.gamma), labels

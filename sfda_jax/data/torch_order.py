@@ -42,3 +42,12 @@ def whole_batches(
             hint="Lower the stage's batch_size.",
         )
     return order[:count]
+
+
+def fixed_order(count: int, batch_size: int) -> Int[np.ndarray, " m"]:
+    """Positions of `count` examples in the published order, in whole batches.
+
+    Raises:
+        DataError: fewer examples than one batch holds.
+    """
+    return whole_batches(torch_randperm(count), batch_size)

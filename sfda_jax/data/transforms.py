@@ -5,20 +5,14 @@ pickles. Images leave as uint8 RGB; normalisation happens on the device.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
 from sfda_jax.data import image_ops
-from sfda_jax.data.copy_paste import (
-    MIN_COMPONENT_PIXELS,
-    RngDraws,
-    copy_paste,
-    draw_candidate,
-)
+from sfda_jax.data.copy_paste import CandidatePaster
 from sfda_jax.data.image_ops import Resample
-from sfda_jax.data.sampling import MIN_CLASS_PIXELS
 from sfda_jax.data.sized_input import SizedInput
 from sfda_jax.data.strong_augment import (
     AugmentSettings,
@@ -28,7 +22,7 @@ from sfda_jax.data.strong_augment import (
     strong_augment,
 )
 from sfda_jax.errors import ConfigError, DataError
-from sfda_jax.types import IGNORE, RandomAccess, Record
+from sfda_jax.types import IGNORE, Record
 
 Size = tuple[int, int]
 
@@ -159,7 +153,7 @@ class SourceTrain:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DtstTrain:
+class DtstTrain(CandidatePaster):
     """Both views of one target image for DT-ST, the student's with objects pasted in.
 
     Gives `images` uint8[h,w,3] (strongly augmented crop after copy-paste),
@@ -172,21 +166,10 @@ class DtstTrain:
         full_size: (height, width) of the teacher's view; (768, 1536) published for 19
             classes, (640, 1280) for 16.
         crop_size: (height, width) of the student's; (512, 1024) and (480, 960).
-        images: the training split, read for the pasted objects.
-        candidates: id → candidate mask, train ids and 255, at the image's resolution
-            or a fraction of it.
-        class_files: class → (position, id) of the images whose candidate mask holds
-            it; nothing is pasted where all are empty.
-        mix_classes: classes to paste.
         mix_probabilities: of `mix_classes`; None is uniform, as in the published
             runs.
-        companions: class → classes pasted along with it.
         augment: the student's augmentation.
         gamma: exponent of a tone curve on the teacher's view alone, 1.0 for none.
-        paste_scale_min: least enlargement of a pasted object.
-        paste_scale_range: added to it times U(0,1).
-        min_class_pixels: a candidate with fewer pixels of the class is drawn again.
-        min_component_pixels: smaller pieces of an object are left out.
 
     Raises:
         ConfigError: crop larger than the smallest scaled view; probabilities that do
@@ -195,18 +178,9 @@ class DtstTrain:
 
     full_size: Size
     crop_size: Size
-    images: RandomAccess
-    candidates: Callable[[str], np.ndarray]
-    class_files: Mapping[int, Sequence[tuple[int, str]]]
-    mix_classes: Sequence[int]
     mix_probabilities: Sequence[float] | None = None
-    companions: Mapping[int, tuple[int, ...]]
     augment: AugmentSettings = _PUBLISHED
     gamma: float = 1.0
-    paste_scale_min: float = 1.0
-    paste_scale_range: float = 1.5
-    min_class_pixels: int = MIN_CLASS_PIXELS
-    min_component_pixels: int = MIN_COMPONENT_PIXELS
 
     def __post_init__(self):
         self.augment.check(self.full_size, self.crop_size)
@@ -231,7 +205,9 @@ class DtstTrain:
             cutout_ratio=self.augment.cutout_ratio,
             denorm=self.augment.denorm,
         )
-        student, mix_label = self._paste(student, rng)
+        student, mix_label = self.paste(
+            student, rng, classes=self.mix_classes, weights=self.mix_probabilities
+        )
         top, _, left, _ = decisions.crop
         return {
             "images": student,
@@ -242,35 +218,6 @@ class DtstTrain:
             "mix_labels": mix_label,
             "index": np.array(record["index"], np.int32),
         }
-
-    def _paste(self, student: np.ndarray, rng: np.random.Generator):
-        chosen = self._candidate(rng)
-        if chosen is None:
-            return student, np.full(student.shape[:2], IGNORE, np.uint8)
-        target_class, image, mask = chosen
-        return copy_paste(
-            student,
-            image,
-            mask,
-            target_class,
-            companions=self.companions,
-            draws=RngDraws(rng),
-            scale_min=self.paste_scale_min,
-            scale_range=self.paste_scale_range,
-            min_component_pixels=self.min_component_pixels,
-        )
-
-    def _candidate(self, rng: np.random.Generator):
-        given = self.mix_probabilities
-        return draw_candidate(
-            rng,
-            classes=self.mix_classes,
-            weights=np.ones(len(self.mix_classes)) if given is None else given,
-            images=self.images,
-            candidates=self.candidates,
-            class_files=self.class_files,
-            min_class_pixels=self.min_class_pixels,
-        )
 
 
 def _label(record: Record) -> UInt8[np.ndarray, "h w"]:

@@ -36,6 +36,7 @@ class Method(MethodBase):
     blend: float = 1.0
 
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.blend <= 1:
             raise ConfigError(f"adabn: blend is {self.blend}; expected 0 to 1.")
         if self.num_passes < 1:

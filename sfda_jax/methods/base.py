@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PyTree
 
 from sfda_jax.pseudo_labels.services import RoundContext
+from sfda_jax.registry import check_choice
 from sfda_jax.tasks import Task
 from sfda_jax.types import AdaptState, Batch, Key, Lookup, LossAux, StreamSpec, Targets
 
@@ -27,6 +28,11 @@ class MethodBase:
             sees (training, evaluation, prediction); 1.0 leaves images as they are.
         axis_name: device axis under `pmap`, None under `jit`; set by the driver.
         label_maps: name under which a round stores what it trains on, for the report.
+        adapts: whether its steps train on unlabelled target images, so that it may
+            collapse.
+        changes_network: False where it only prepares something for later stages:
+            tables then leave its network out, it is that of the stage before.
+        choices: field → the words it may be; all are checked as a method is made.
     """
 
     model: nn.Module
@@ -35,6 +41,23 @@ class MethodBase:
     axis_name: str | None = None
 
     label_maps: ClassVar[str] = "labels"
+    adapts: ClassVar[bool] = True
+    changes_network: ClassVar[bool] = True
+    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __post_init__(self):
+        """Checks the choices; a subclass that checks more calls this first.
+
+        Raises:
+            ConfigError: a word that is none of its field's.
+        """
+        for field, known in self.choices.items():
+            check_choice(f"{self._name}: {field}", getattr(self, field), known)
+
+    @property
+    def _name(self) -> str:
+        """The method's, as recipes write it: its module's."""
+        return type(self).__module__.rsplit(".", 1)[-1]
 
     @property
     def trains_on_source(self) -> bool:

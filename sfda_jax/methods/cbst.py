@@ -9,7 +9,7 @@ released CBST; where code and paper differ the code is followed.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +30,6 @@ from sfda_jax.pseudo_labels import class_balanced, priors, rare_classes
 from sfda_jax.pseudo_labels.inference import Inference
 from sfda_jax.pseudo_labels.label_pass import make_labels
 from sfda_jax.pseudo_labels.selector import Selector
-from sfda_jax.registry import check_choice
 from sfda_jax.types import (
     IGNORE,
     AdaptState,
@@ -52,16 +51,6 @@ _INFERENCE = Inference(
     label_size=(1024, 2048),
 )
 _STRIDE = 8  # of both published networks
-_CHOICES = {
-    "crop": ("cbst", "crst"),
-    "loss_size": ("stride", "crop"),
-    "prior_normalise": ("class", "pixel"),
-    "regularizer": ("none", "kld", "l2", "ent"),
-    "weight_semantics": ("squared", "linear"),
-    "empty_batch": ("skip_step", "zero", "nan"),
-    "student_statistics": ("running", "batch"),
-    "label_statistics": ("running", "batch"),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,9 +121,19 @@ class Method(MethodBase):
     student_statistics: str = "running"
     label_statistics: str = "running"
 
+    choices: ClassVar = {
+        "crop": ("cbst", "crst"),
+        "loss_size": ("stride", "crop"),
+        "prior_normalise": ("class", "pixel"),
+        "regularizer": ("none", "kld", "l2", "ent"),
+        "weight_semantics": ("squared", "linear"),
+        "empty_batch": ("skip_step", "zero", "nan"),
+        "student_statistics": ("running", "batch"),
+        "label_statistics": ("running", "batch"),
+    }
+
     def __post_init__(self):
-        for name, known in _CHOICES.items():
-            check_choice(f"cbst: {name}", getattr(self, name), known)
+        super().__post_init__()
         wanted = 1 if self.crop == "cbst" else 2
         if len(self.crop_size) != wanted:
             raise ConfigError(

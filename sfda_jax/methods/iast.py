@@ -8,15 +8,15 @@ set, so that any source model can start one.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from sfda_jax.data.sized_crop import SizedCrop
-from sfda_jax.data.torch_order import torch_randperm, whole_batches
+from sfda_jax.data.sized_crop import SizedCrop, sized_streams
+from sfda_jax.data.torch_order import torch_randperm
 from sfda_jax.losses import regularizers
 from sfda_jax.losses.cross_entropy import mean_cross_entropy
 from sfda_jax.methods.base import MethodBase, RoundContext
@@ -26,7 +26,6 @@ from sfda_jax.pseudo_labels import instance_adaptive
 from sfda_jax.pseudo_labels.inference import Inference
 from sfda_jax.pseudo_labels.label_pass import make_labels
 from sfda_jax.pseudo_labels.selector import Selector
-from sfda_jax.registry import check_choice
 from sfda_jax.types import (
     IGNORE,
     AdaptState,
@@ -38,14 +37,6 @@ from sfda_jax.types import (
     Targets,
 )
 
-_CHOICES = {
-    "label_order": ("published", "file"),
-    "train_order": ("published", "shuffled"),
-    "region_norm": ("pixels_times_classes", "pixels"),
-    "empty_region": ("zero", "nan", "skip_step"),
-    "student_statistics": ("running", "batch"),
-    "label_statistics": ("running", "batch"),
-}
 _SELECTOR = instance_adaptive.Selector()
 _INFERENCE = Inference(size=(640, 1280), resample="lanczos", batch_size=2)
 
@@ -98,9 +89,14 @@ class Method(MethodBase):
     student_statistics: str = "batch"
     label_statistics: str = "running"
 
-    def __post_init__(self):
-        for name, known in _CHOICES.items():
-            check_choice(f"iast: {name}", getattr(self, name), known)
+    choices: ClassVar = {
+        "label_order": ("published", "file"),
+        "train_order": ("published", "shuffled"),
+        "region_norm": ("pixels_times_classes", "pixels"),
+        "empty_region": ("zero", "nan", "skip_step"),
+        "student_statistics": ("running", "batch"),
+        "label_statistics": ("running", "batch"),
+    }
 
     @property
     def trains_on_source(self) -> bool:
@@ -124,36 +120,22 @@ class Method(MethodBase):
             gamma=self.gamma,
             order=order,
         )
-        labels = functools.partial(ctx.store.read, self.label_maps)
-        streams = {"target": self._stream(ctx, "target", labels)}
+        crops = {
+            "target": SizedCrop(
+                size=self.crop_size,
+                heights=self.target_heights,
+                gamma=self.gamma,
+                pseudo=functools.partial(ctx.store.read, self.label_maps),
+            )
+        }
         if self.trains_on_source:
-            streams["source"] = self._stream(ctx, "source")
+            crops["source"] = SizedCrop(
+                size=self.crop_size, heights=self.source_heights
+            )
+        streams = sized_streams(
+            crops, ctx.images, batch_size=self.batch_size, order=self.train_order
+        )
         return state, streams
-
-    def _stream(
-        self,
-        ctx: RoundContext,
-        domain: str,
-        labels: Callable[[str], np.ndarray] | None = None,
-    ) -> StreamSpec:
-        target = domain == "target"
-        order = None
-        if self.train_order == "published":
-            permutation = torch_randperm(len(ctx.images(domain)))
-            order = whole_batches(permutation, self.batch_size)
-        transform = SizedCrop(
-            size=self.crop_size,
-            aspect=self.crop_size[1] / self.crop_size[0],
-            heights=self.target_heights if target else self.source_heights,
-            gamma=self.gamma if target else 1.0,
-            pseudo=labels,
-        )
-        return StreamSpec(
-            domain=domain,
-            batch_size=self.batch_size,
-            transform=transform,
-            order=order,
-        )
 
     def annotate(
         self, state: AdaptState, batch: Batch, key: Key

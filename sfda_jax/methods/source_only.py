@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from sfda_jax.data import transforms
 from sfda_jax.data.sampling import MIN_CLASS_PIXELS, rsc_order, temperature_order
 from sfda_jax.data.sized_crop import SizedCrop
-from sfda_jax.data.torch_order import torch_randperm, whole_batches
+from sfda_jax.data.torch_order import fixed_order
 from sfda_jax.errors import ConfigError
 from sfda_jax.losses.cross_entropy import mean_cross_entropy
 from sfda_jax.methods.base import MethodBase, RoundContext
@@ -19,7 +19,6 @@ from sfda_jax.models.forward import forward, network_input, normalization
 from sfda_jax.ops.collectives import batch_places
 from sfda_jax.ops.photometric import PhotometricSettings, draw_images, photometric
 from sfda_jax.ops.resize import resize_bilinear
-from sfda_jax.registry import check_choice
 from sfda_jax.types import (
     IGNORE,
     AdaptState,
@@ -31,12 +30,6 @@ from sfda_jax.types import (
     Targets,
     Transform,
 )
-
-_CHOICES = {
-    "student_statistics": ("running", "batch"),
-    "photometric": ("host", "device"),
-    "sampling": ("uniform", "rare_class", "temperature", "fixed"),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,9 +76,15 @@ class Method(MethodBase):
     temperature: float = 0.01
     student_statistics: str = "running"
 
+    adapts: ClassVar[bool] = False
+    choices: ClassVar = {
+        "student_statistics": ("running", "batch"),
+        "photometric": ("host", "device"),
+        "sampling": ("uniform", "rare_class", "temperature", "fixed"),
+    }
+
     def __post_init__(self):
-        for name, known in _CHOICES.items():
-            check_choice(f"source_only: {name}", getattr(self, name), known)
+        super().__post_init__()
         if self.blur_probability and self.photometric == "host":
             raise ConfigError(
                 f"source_only: blur_probability is {self.blur_probability}, but the "
@@ -123,11 +122,7 @@ class Method(MethodBase):
 
     def _transform(self) -> Transform:
         if self.crop_heights:
-            return SizedCrop(
-                size=self.crop_size,
-                aspect=self.crop_size[1] / self.crop_size[0],
-                heights=self.crop_heights,
-            )
+            return SizedCrop(size=self.crop_size, heights=self.crop_heights)
         return transforms.SourceTrain(
             size=self.size,
             scale_range=self.scale_range,
@@ -193,8 +188,7 @@ class Method(MethodBase):
     def _order(self, ctx: RoundContext) -> np.ndarray:
         """Positions of the images to visit."""
         if self.sampling == "fixed":
-            permutation = torch_randperm(len(ctx.images("source")))
-            return whole_batches(permutation, self.batch_size)
+            return fixed_order(len(ctx.images("source")), self.batch_size)
         pixels = ctx.class_pixels("source")
         num_samples = ctx.num_steps * self.batch_size
         if self.sampling == "temperature":

@@ -6,6 +6,7 @@ Mei et al., "Instance Adaptive Self-Training for Unsupervised Domain Adaptation"
 
 import dataclasses
 from collections.abc import Mapping
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,7 @@ import optax
 from flax import struct
 from jaxtyping import Array, Float, PyTree
 
-from sfda_jax.data.sized_crop import SizedCrop
-from sfda_jax.data.torch_order import torch_randperm, whole_batches
+from sfda_jax.data.sized_crop import SizedCrop, sized_streams
 from sfda_jax.errors import ConfigError
 from sfda_jax.losses.adversarial import adversarial_loss, discriminator_loss
 from sfda_jax.losses.cross_entropy import mean_cross_entropy
@@ -24,7 +24,6 @@ from sfda_jax.models.forward import forward
 from sfda_jax.ops.collectives import psum
 from sfda_jax.ops.resize import resize_bilinear
 from sfda_jax.ops.schedules import cosine_restart
-from sfda_jax.registry import check_choice
 from sfda_jax.types import (
     IGNORE,
     AdaptState,
@@ -36,10 +35,6 @@ from sfda_jax.types import (
     Targets,
 )
 
-_CHOICES = {
-    "order": ("published", "shuffled"),
-    "student_statistics": ("running", "batch"),
-}
 # Five convolutions of stride 2 leave nothing of a smaller input.
 _MIN_CROP = 32
 _ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
@@ -91,9 +86,13 @@ class Method(MethodBase):
     order: str = "published"
     student_statistics: str = "batch"
 
+    choices: ClassVar = {
+        "order": ("published", "shuffled"),
+        "student_statistics": ("running", "batch"),
+    }
+
     def __post_init__(self):
-        for name, known in _CHOICES.items():
-            check_choice(f"warmup_adversarial: {name}", getattr(self, name), known)
+        super().__post_init__()
         if min(self.crop_size) < _MIN_CROP:
             raise ConfigError(
                 f"warmup_adversarial: crop_size is {self.crop_size}, too small for the "
@@ -125,26 +124,16 @@ class Method(MethodBase):
         self, ctx: RoundContext, state: AdaptState
     ) -> tuple[AdaptState, Mapping[str, StreamSpec]]:
         """Crops of both domains, the source's with labels."""
-        streams = {}
-        for domain, heights, gamma in (
-            ("source", self.source_heights, 1.0),
-            ("target", self.target_heights, self.gamma),
-        ):
-            order = None
-            if self.order == "published":
-                permutation = torch_randperm(len(ctx.images(domain)))
-                order = whole_batches(permutation, self.batch_size)
-            streams[domain] = StreamSpec(
-                domain=domain,
-                batch_size=self.batch_size,
-                transform=SizedCrop(
-                    size=self.crop_size,
-                    aspect=self.crop_size[1] / self.crop_size[0],
-                    heights=heights,
-                    gamma=gamma,
-                ),
-                order=order,
-            )
+        size = self.crop_size
+        crops = {
+            "source": SizedCrop(size=size, heights=self.source_heights),
+            "target": SizedCrop(
+                size=size, heights=self.target_heights, gamma=self.gamma
+            ),
+        }
+        streams = sized_streams(
+            crops, ctx.images, batch_size=self.batch_size, order=self.order
+        )
         return state, streams
 
     def annotate(

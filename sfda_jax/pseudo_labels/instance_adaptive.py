@@ -180,7 +180,7 @@ class Selector(SinglePass):
             raise ConfigError(
                 f"The labelling pass stopped after {seen} images, within an instance "
                 f"of {self.instance_size} (selector.instance_size).",
-                hint="Make inference.batch_size (over all devices) a multiple of it.",
+                hint="Make inference.batch_size a multiple of it.",
             )
         if not np.isfinite(proposed["confidence"]).all():
             raise TrainingError(

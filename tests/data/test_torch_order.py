@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sfda_jax.data.torch_order import torch_randperm, whole_batches
+from sfda_jax.data.torch_order import fixed_order, torch_randperm, whole_batches
 from sfda_jax.errors import DataError
 
 # Torch 2.13 on a CPU: torch.manual_seed(seed); torch.randperm(n)
@@ -30,6 +30,7 @@ def test_the_same_rest_is_dropped():
     order = torch_randperm(11)
     kept = whole_batches(order, 4)
     assert kept.tolist() == order[:8].tolist()
+    assert fixed_order(11, 4).tolist() == kept.tolist()
     assert whole_batches(order, 11).tolist() == order.tolist()
 
 

@@ -23,16 +23,18 @@ from sfda_jax.weights.convert import to_flax
 from tests.golden.stable_st_networks import (
     check_network,
     model_of,
+    nhwc,
     published_tree,
     recorded_optimizer,
-    recorded_task,
+)
+from tests.golden.stable_st_steps import (
+    Updates,
+    check_rate_and_prior,
+    recorded_settings,
+    recorded_target,
 )
 
 SYSTEM = "stable_st"
-
-
-def _nhwc(x):
-    return jnp.asarray(np.moveaxis(np.asarray(x), 1, -1))
 
 
 def _labels(x):
@@ -69,7 +71,7 @@ def check_running_conf(path):
     for probs, expected in zip(data["probs"], data["states"], strict=True):
         state = running_confidence.update_running_confidence(
             state,
-            _nhwc(probs),
+            nhwc(probs),
             beta=float(data["beta"]),
             momentum=float(data["momentum"]),
             tolerance=float(data["tolerance"]),
@@ -80,7 +82,7 @@ def check_running_conf(path):
 def check_pseudo_labels(path):
     data = np.load(path)
     for name in data["names"]:
-        probs = _nhwc(data[f"{name}/probs"])
+        probs = nhwc(data[f"{name}/probs"])
         upper, beta = data[f"{name}/upper_beta"].tolist()
         labels = running_confidence.confident_labels(
             probs,
@@ -99,7 +101,7 @@ def check_full2weak(path):
         top, bottom, left, right = data[f"{name}/crop_y1y2x1x2"].T
         nearest = bool(data[f"{name}/nearest"])
         y = warp(
-            _nhwc(data[f"{name}/x"]),
+            nhwc(data[f"{name}/x"]),
             rescale_size=_labels(data[f"{name}/rescale_size"]),
             crop_origin=_labels(np.stack([top, left], 1)),
             flip=jnp.asarray(data[f"{name}/flip"]),
@@ -119,7 +121,7 @@ def check_dtst_loss(path):
         mix = _labels(data[f"{name}/mix_label"])
         merged = jnp.where(mix != IGNORE, mix, _labels(data[f"{name}/pseudo_label"]))
         np.testing.assert_array_equal(merged, data[f"{name}/merged_label"])
-        selected = negative_classes(_nhwc(data[f"{name}/teacher_probs"]))
+        selected = negative_classes(nhwc(data[f"{name}/teacher_probs"]))
         np.testing.assert_array_equal(
             np.where(selected, 0, IGNORE),
             np.moveaxis(data[f"{name}/neg_target"], 1, -1),
@@ -131,7 +133,7 @@ def check_dtst_loss(path):
             return positive + negative, (positive, negative)
 
         (total, (positive, negative)), grad = jax.value_and_grad(loss, has_aux=True)(
-            _nhwc(data[f"{name}/student_logits"])
+            nhwc(data[f"{name}/student_logits"])
         )
         for value, key in ((positive, "_pos"), (negative, "_neg"), (total, "")):
             np.testing.assert_allclose(value, data[f"{name}/loss{key}"], rtol=1e-5)
@@ -142,7 +144,7 @@ def check_dtst_loss(path):
 def check_dtu_scores(path):
     data = np.load(path)
     for i in range(int(data["n"])):
-        logits = _nhwc(data[f"{i}/logits"])
+        logits = nhwc(data[f"{i}/logits"])
         probs = jax.nn.softmax(logits).reshape(-1, logits.shape[-1])
         positions = _labels(data[f"{i}/perm"][:100])
         score = student_scores.soft_neighbourhood_density(probs, positions)
@@ -239,7 +241,7 @@ def check_tcr_candidate(path):
 
 def _predictions(logits, stride):
     for i, image in enumerate(logits):
-        probs = jax.nn.softmax(_nhwc(image[None]))[:, ::stride, ::stride]
+        probs = jax.nn.softmax(nhwc(image[None]))[:, ::stride, ::stride]
         labels = np.asarray(probs.argmax(-1)).astype(np.uint8)
         yield [str(i)], (labels, np.asarray(probs.max(-1)))
 
@@ -265,70 +267,29 @@ def check_train_steps_dtst(path):
     with _recorded_positions(data["perms"]) as turn:
         annotate = jax.jit(method.annotate)
         step = jax.jit(make_train_step(method, optimizer))
-        asked, intervals = [], []
+        updates = Updates()
         for t in range(int(data["T"])):
             turn["step"] = t
-            batch = {"target": _batch(data, t)}
+            batch = {"target": recorded_target(data, t)}
             _, targets = annotate(state, batch, jax.random.key(1))
             np.testing.assert_array_equal(
                 targets.labels, data["merged_pseudo_label"][t]
             )
             state, metrics = step(state, batch, jax.random.key(1))
             _check_step(data, t, state, metrics)
-            if hyper["dynamic"] and state.method.dtu.queried:
-                dtu = state.method.dtu
-                asked.append((bool(dtu.updated), dtu.mean_old, dtu.mean_new))
-                intervals += [int(dtu.interval)] * bool(dtu.updated)
+            if hyper["dynamic"]:
+                updates.note(state.method.dtu)
             if t == 0:
                 check_network(data, "student_after_1", state.student, model)
     if hyper["dynamic"]:
-        assert intervals == data["update_intervals"].tolist()
-        # Scores are recorded at every question, or at the updates alone.
-        recorded = np.stack([data["mean_old_score"], data["mean_new_score"]], 1)
-        if len(recorded) < len(asked):
-            asked = [row for row in asked if row[0]]
-        np.testing.assert_allclose(
-            np.array([row[1:] for row in asked]), recorded, rtol=1e-4
-        )
+        updates.check(data)
     check_network(data, "student_final", state.student, model)
     check_network(data, "teacher_final", state.teacher, model)
 
 
 def _dtst(model, hyper, data):
-    images = data["batch0/full_images"]
-    return Method(
-        model=model,
-        task=recorded_task(hyper["num_classes"]),
-        batch_size=images.shape[0],
-        full_size=images.shape[2:],
-        crop_size=data["batch0/student_images"].shape[2:],
-        mix_classes=(),
-        ema_decay=hyper["ema"],
-        dynamic=hyper["dynamic"],
-        fixed_interval=hyper["fix_iteration"],
-        score={"SND": "soft_nd", "ENT": "ent"}[hyper["metric"]],
-        query_start=hyper["query_start"],
-        query_step=hyper["query_step"],
-        max_update=hyper["max_update"],
-        threshold_beta=hyper["threshold_beta"],
-        image_dtype="float32",
-    )
-
-
-def _batch(data, t):
-    batch = {
-        name: _nhwc(data[f"batch{t}/{key}"].astype(np.float32))
-        for name, key in (("images", "student_images"), ("full_images", "full_images"))
-    }
-    batch |= {
-        name: _labels(data[f"batch{t}/{key}"])
-        for name, key in (
-            ("rescale_size", "rescale_size"),
-            ("crop_origin", "crop_y1x1"),
-        )
-    }
-    flip, mixed = data[f"batch{t}/flip"], data[f"batch{t}/mix_label"]
-    return {**batch, "flip": jnp.asarray(flip), "mix_labels": jnp.asarray(mixed)}
+    score = {"SND": "soft_nd", "ENT": "ent"}[hyper["metric"]]
+    return Method(model=model, score=score, **recorded_settings(data, hyper))
 
 
 @contextlib.contextmanager
@@ -349,14 +310,11 @@ def _recorded_positions(perms):
 def _check_step(data, t, state, metrics):
     for name in ("loss_pos", "loss_neg"):
         np.testing.assert_allclose(metrics[name], data[name][t], rtol=1e-4)
-    np.testing.assert_allclose(metrics["learning_rate"], data["lr"][t], rtol=1e-6)
-    memory = state.method
-    np.testing.assert_allclose(
-        memory.running_confidence, data["running_conf"][t], atol=1e-6, rtol=0
-    )
-    if memory.dtu is not None:
-        assert bool(memory.dtu.updated) == data["teacher_updated"][t]
-        assert int(memory.dtu.count) == data["buffer_len_after"][t]
+    check_rate_and_prior(data, t, state, metrics)
+    dtu = state.method.dtu
+    if dtu is not None:
+        assert bool(dtu.updated) == data["teacher_updated"][t]
+        assert int(dtu.count) == data["buffer_len_after"][t]
 
 
 CHECKERS = {

@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sfda_jax.methods.snd import Method
@@ -13,10 +12,16 @@ from sfda_jax.weights.convert import to_flax
 from tests.golden.stable_st_networks import (
     check_network,
     model_of,
-    nhwc,
     published_tree,
     recorded_optimizer,
-    recorded_task,
+)
+from tests.golden.stable_st_steps import (
+    Updates,
+    check_rate_and_prior,
+    recorded_images,
+    recorded_integers,
+    recorded_settings,
+    recorded_target,
 )
 
 SYSTEM = "stable_st"
@@ -38,7 +43,7 @@ def check_train_steps(path):
         state, targets = method.annotate(state, batch, key)
         return targets.labels, method.pixel_weights(state, batch, targets)[0]
 
-    intervals, means = [], []
+    updates = Updates()
     for t in range(int(data["T"])):
         batch = _batch(data, t)
         labels, weights = annotate(state, batch)
@@ -54,60 +59,26 @@ def check_train_steps(path):
             np.testing.assert_array_equal(neighbours, data["neighbor"][t])
             stored = int(method.rule.stored(dtu.count))
             assert stored == data["buffer_len_after"][t]
-            if dtu.queried:
-                means.append((bool(dtu.updated), dtu.mean_old, dtu.mean_new))
-            intervals += [int(dtu.interval)] * bool(dtu.updated)
+            updates.note(dtu)
         if t == 0:
             check_network(data, "student_after_1", state.student, model)
-    assert intervals == data["update_intervals"].tolist()
-    # Scores are recorded at every question, or at the updates alone.
-    recorded = np.stack([data["mean_old_score"], data["mean_new_score"]], 1)
-    if len(recorded) < len(means):
-        means = [row for row in means if row[0]]
-    means = np.array([row[1:] for row in means]).reshape(-1, 2)
-    np.testing.assert_allclose(means, recorded, rtol=1e-4)
+    updates.check(data)
     check_network(data, "student_final", state.student, model)
     check_network(data, "teacher_final", state.teacher, model)
 
 
 def _method(model, hyper, data):
-    images = data["batch0/full_images"]
-    return Method(
-        model=model,
-        task=recorded_task(hyper["num_classes"]),
-        batch_size=images.shape[0],
-        full_size=images.shape[2:],
-        crop_size=data["batch0/student_images"].shape[2:],
-        mix_classes=(),
-        ema_decay=hyper["ema"],
-        dynamic=hyper["dynamic"],
-        fixed_interval=hyper["fix_iteration"],
-        score={"Soft_ND": "soft_nd", "NFD": "nfd", "ENT": "ent"}[hyper["metric"]],
-        query_start=hyper["query_start"],
-        query_step=hyper["query_step"],
-        max_update=hyper["max_update"],
-        threshold_beta=hyper["threshold_beta"],
-        image_dtype="float32",
-    )
+    score = {"Soft_ND": "soft_nd", "NFD": "nfd", "ENT": "ent"}[hyper["metric"]]
+    return Method(model=model, score=score, **recorded_settings(data, hyper))
 
 
 def _batch(data, t):
-    def images(name):
-        return nhwc(data[f"batch{t}/{name}"].astype(np.float32))
-
-    def integers(name):
-        return jnp.asarray(data[f"batch{t}/{name}"], jnp.int32)
-
     return {
-        "target": {
-            "images": images("student_images"),
-            "full_images": images("full_images"),
-            "rescale_size": integers("rescale_size"),
-            "crop_origin": integers("crop_y1x1"),
-            "flip": jnp.asarray(data[f"batch{t}/flip"]),
-            "mix_labels": jnp.asarray(data[f"batch{t}/mix_label"]),
+        "target": recorded_target(data, t),
+        "stable": {
+            "images": recorded_images(data, t, "val_images"),
+            "labels": recorded_integers(data, t, "val_label"),
         },
-        "stable": {"images": images("val_images"), "labels": integers("val_label")},
     }
 
 
@@ -118,10 +89,7 @@ def _check_weights(weights, expected):
 
 def _check_step(data, t, before, after, metrics):
     np.testing.assert_allclose(metrics["loss"], data["loss_pos"][t], rtol=1e-4)
-    np.testing.assert_allclose(metrics["learning_rate"], data["lr"][t], rtol=1e-6)
-    np.testing.assert_allclose(
-        after.method.running_confidence, data["running_conf"][t], atol=1e-6, rtol=0
-    )
+    check_rate_and_prior(data, t, after, metrics)
     differs = jax.tree.map(
         lambda a, b: bool((a != b).any()), before.teacher.params, after.teacher.params
     )

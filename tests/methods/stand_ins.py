@@ -1,12 +1,13 @@
-"""A round context and a store in memory, a task, and small networks."""
+"""A round context and a store in memory, a task, small networks, and runs of them."""
 
 import dataclasses
 import functools
 import pathlib
 import tempfile
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -14,7 +15,18 @@ from sfda_jax.data.statistics import count_class_maps, count_class_pixels
 from sfda_jax.models.layers import BatchNorm, Conv
 from sfda_jax.tasks import ClassSpace, Domain, Task
 from sfda_jax.train.states import start_state
-from sfda_jax.types import ModelState, SegOutput
+from sfda_jax.train.step import make_train_step
+from sfda_jax.types import IGNORE, ModelState, SegOutput
+
+ONLINE = {
+    "full_size": (32, 48),
+    "crop_size": (16, 24),
+    "test_size": (32, 48),
+    "candidate_size": (32, 64),
+    "mix_classes": (1, 2),
+    "companions": (),
+}
+"""Settings of online teachers that fit these images and networks."""
 
 
 def make_task(num_classes=5):
@@ -98,6 +110,68 @@ def make_images(count, size=(32, 48), seed=0):
     ]
 
 
+def make_online_batch(rng, size=4):
+    """A batch as online teachers read it, objects pasted into its first half."""
+    mixed = np.full((size, 16, 24), IGNORE, np.uint8)
+    mixed[: size // 2, 2:6, 3:9] = 2
+    return {
+        "images": rng.integers(0, 256, (size, 16, 24, 3), dtype=np.uint8),
+        "full_images": rng.integers(0, 256, (size, 32, 48, 3), dtype=np.uint8),
+        "rescale_size": np.array([[30, 45], [40, 60]] * (size // 2), np.int32),
+        "crop_origin": np.array([[3, 5], [11, 30]] * (size // 2), np.int32),
+        "flip": np.array([True, False] * (size // 2)),
+        "mix_labels": mixed,
+        "index": np.arange(size, dtype=np.int32),
+    }
+
+
+class BothWays(NamedTuple):
+    """What one device and four under `pmap` make of the same batches.
+
+    Attributes:
+        state: of one device, after all batches.
+        shards: the four devices' states, stacked.
+        metrics: one device's and the four's, of each step.
+    """
+
+    state: Any
+    shards: Any
+    metrics: list
+
+
+def run_both_ways(method, optimizer, batches, *, state=None, step=None):
+    """Steps on one device and on four, from the same state.
+
+    `step` is the one device's, compiled before.
+    """
+    state = make_state(method, optimizer) if state is None else state
+    local = dataclasses.replace(
+        method, model=method.model.clone(axis_name="data"), axis_name="data"
+    )
+    one = jax.jit(make_train_step(method, optimizer)) if step is None else step
+    many = jax.pmap(
+        make_train_step(local, optimizer),
+        axis_name="data",
+        in_axes=(0, 0, None),
+        devices=jax.devices()[:4],
+    )
+    key, rows = jax.random.key(3), []
+    stacked = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
+    for batch in batches:
+        state, metrics = one(state, batch, key)
+        shards = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)
+        stacked, shard_metrics = many(stacked, shards, key)
+        rows.append((metrics, shard_metrics))
+    return BothWays(state, stacked, rows)
+
+
+def assert_shard_close(tree, shards, *, device=1, **tolerance):
+    """A tree of one device is that of another device under `pmap`."""
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b[device], **tolerance), tree, shards
+    )
+
+
 class Store:
     def __init__(self):
         self.maps, self.meta, self.saved = {}, None, None
@@ -147,12 +221,25 @@ class Context:
     trial: bool = False
     forwards: int = 0
     stage_stores: dict = dataclasses.field(default_factory=dict)
+    sources: list = dataclasses.field(default_factory=list)
+    networks: dict = dataclasses.field(default_factory=dict)
+    mixtures_of: dict = dataclasses.field(default_factory=dict)
+    kept: Any = None
 
     def stage_store(self, origin):
         return self.stage_stores[origin]
 
     def images(self, domain):
-        return self.records
+        return self.records if domain == "target" else self.sources or self.records
+
+    def network(self, model, path):
+        return self.networks[path]
+
+    def keep_mixtures(self, mixtures):
+        self.kept = mixtures
+
+    def mixtures(self, origin=""):
+        return self.mixtures_of[origin] if origin else self.kept
 
     def class_pixels(self, domain):
         return count_class_pixels(self.records, self.task.classes.num_classes)
@@ -170,20 +257,23 @@ class Context:
         *,
         domain="target",
         transform,
+        inputs=("images",),
         batch_size,
         order=None,
         start=0,
         shared=False,
     ):
         self.forwards += 1
-        order = np.arange(len(self.records)) if order is None else order
+        records = self.images(domain)
+        order = np.arange(len(records)) if order is None else order
         order = order[start * batch_size :]
         compiled = jax.jit(fn)
         for start in range(0, len(order), batch_size):
-            rows = [self.records[i] for i in order[start : start + batch_size]]
-            images = np.stack([transform(row, self.rng)["images"] for row in rows])
-            missing = batch_size - len(rows)
-            padded = np.concatenate([images, np.repeat(images[-1:], missing, 0)])
-            out = jax.device_get(compiled(variables, padded))
+            rows = [records[i] for i in order[start : start + batch_size]]
+            made = [transform(row, self.rng) for row in rows]
+            made += made[-1:] * (batch_size - len(rows))
+            given = {name: np.stack([one[name] for one in made]) for name in inputs}
+            given = given if len(given) > 1 else given[inputs[0]]
+            out = jax.device_get(compiled(variables, given))
             ids = [row["id"] for row in rows]
             yield ids, jax.tree.map(lambda x, ids=ids: x[: len(ids)], out)

@@ -15,7 +15,14 @@ from sfda_jax.pseudo_labels.inference import Inference
 from sfda_jax.train.optim import OptimizerSettings, make_optimizer
 from sfda_jax.train.step import make_train_step
 from sfda_jax.types import IGNORE
-from tests.methods.stand_ins import Context, make_model, make_state, make_task
+from tests.methods.stand_ins import (
+    Context,
+    assert_shard_close,
+    make_model,
+    make_state,
+    make_task,
+    run_both_ways,
+)
 
 SIZE, CLASSES = (32, 48), 5
 COLOURS = np.random.default_rng(9).integers(40, 216, (CLASSES, 3))
@@ -356,32 +363,12 @@ def test_any_selector(selector, student):
 
 @pytest.mark.parametrize("soft", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_pmap_equals_one_device(soft):
-    model = make_model(frozen_bn=True)
-    method = make_method(**CRST, model=model, regularizer="l2", regularizer_weight=0.5)
-    local = dataclasses.replace(
-        method, model=model.clone(axis_name="data"), axis_name="data"
-    )
-    state = make_state(method, OPTIMIZER)
-    one = jax.jit(make_train_step(method, OPTIMIZER))
-    many = jax.pmap(
-        make_train_step(local, OPTIMIZER),
-        axis_name="data",
-        in_axes=(0, 0, None),
-        devices=jax.devices()[:4],
-    )
-    stacked = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
-    for t in range(2):
-        batch = make_batch(4, method=method, seed=t, soft=soft)
-        state, metrics = one(state, batch, jax.random.key(3))
-        shards = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)
-        stacked, shard_metrics = many(stacked, shards, jax.random.key(3))
-    for name, value in metrics.items():
-        np.testing.assert_allclose(shard_metrics[name][2], value, rtol=2e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b[1], rtol=2e-4, atol=2e-6),
-        state.student,
-        stacked.student,
-    )
+    method = make_method(**CRST, regularizer="l2", regularizer_weight=0.5)
+    batches = [make_batch(method=method, seed=t, soft=soft) for t in range(2)]
+    ran = run_both_ways(method, OPTIMIZER, batches)
+    for metrics in ran.metrics:
+        assert_shard_close(*metrics, device=2, rtol=2e-5)
+    assert_shard_close(ran.state.student, ran.shards.student, rtol=2e-4, atol=2e-6)
 
 
 def test_settings_are_checked():

@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,25 +9,19 @@ from sfda_jax.train.optim import OptimizerSettings, make_optimizer
 from sfda_jax.train.step import make_train_step
 from sfda_jax.types import IGNORE
 from tests.methods.stand_ins import (
+    ONLINE,
     Context,
     Store,
+    assert_shard_close,
     make_images,
     make_model,
+    make_online_batch,
     make_state,
     make_task,
+    run_both_ways,
 )
 
-SMALL = {
-    "full_size": (32, 48),
-    "crop_size": (16, 24),
-    "test_size": (32, 48),
-    "candidate_size": (32, 64),
-    "mix_classes": (1, 2),
-    "companions": (),
-    "query_start": 2,
-    "query_step": 1,
-    "max_update": 2,
-}
+SMALL = {**ONLINE, "query_start": 2, "query_step": 1, "max_update": 2}
 
 
 def make_method(**settings):
@@ -37,21 +29,8 @@ def make_method(**settings):
     return dtst.Method(model=model, task=make_task(), **{**SMALL, **settings})
 
 
-def make_batch(size=4, seed=0):
-    rng = np.random.default_rng(seed)
-    mixed = np.full((size, 16, 24), IGNORE, np.uint8)
-    mixed[: size // 2, 2:6, 3:9] = 2
-    return {
-        "target": {
-            "images": rng.integers(0, 256, (size, 16, 24, 3), dtype=np.uint8),
-            "full_images": rng.integers(0, 256, (size, 32, 48, 3), dtype=np.uint8),
-            "rescale_size": np.array([[30, 45], [40, 60]] * (size // 2), np.int32),
-            "crop_origin": np.array([[3, 5], [11, 30]] * (size // 2), np.int32),
-            "flip": np.array([True, False] * (size // 2)),
-            "mix_labels": mixed,
-            "index": np.arange(size, dtype=np.int32),
-        }
-    }
+def make_batch(seed=0):
+    return {"target": make_online_batch(np.random.default_rng(seed))}
 
 
 OPTIMIZER = make_optimizer(OptimizerSettings(learning_rate=0.01, max_steps=10))
@@ -133,27 +112,10 @@ def test_pmap_equals_one_device(statistics):
     method = make_method(
         model=model, student_statistics=statistics, max_update=1, query_start=1
     )
-    state = make_state(method, OPTIMIZER)
-    local = dataclasses.replace(
-        method, model=model.clone(axis_name="data"), axis_name="data"
-    )
-    devices = jax.devices()[:4]
-    one = jax.jit(make_train_step(method, OPTIMIZER))
-    many = jax.pmap(
-        make_train_step(local, OPTIMIZER),
-        axis_name="data",
-        in_axes=(0, 0, None),
-        devices=devices,
-    )
-    stacked = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
-    for t in range(2):
-        batch = make_batch(size=4, seed=t)
-        state, metrics = one(state, batch, jax.random.key(3))
-        shards = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)
-        stacked, shard_metrics = many(stacked, shards, jax.random.key(3))
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)  # noqa: E731
-    jax.tree.map(lambda a, b: close(a, b[2]), metrics, shard_metrics)
-    jax.tree.map(lambda a, b: close(a, b[1]), state, stacked)
+    ran = run_both_ways(method, OPTIMIZER, [make_batch(seed=t) for t in range(2)])
+    for metrics in ran.metrics:
+        assert_shard_close(*metrics, device=2, rtol=2e-5, atol=2e-6)
+    assert_shard_close(ran.state, ran.shards, rtol=2e-5, atol=2e-6)
 
 
 def test_rounds_make_candidates_once():

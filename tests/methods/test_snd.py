@@ -1,5 +1,3 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,22 +13,18 @@ from sfda_jax.train.optim import OptimizerSettings, make_optimizer
 from sfda_jax.train.step import make_train_step
 from sfda_jax.types import IGNORE
 from tests.methods.stand_ins import (
+    ONLINE,
     Context,
+    assert_shard_close,
     make_images,
     make_model,
+    make_online_batch,
     make_state,
     make_task,
+    run_both_ways,
 )
 
-SMALL = {
-    "full_size": (32, 48),
-    "crop_size": (16, 24),
-    "test_size": (32, 48),
-    "candidate_size": (32, 64),
-    "mix_classes": (1, 2),
-    "companions": (),
-    "stable_share": 0.5,
-}
+SMALL = {**ONLINE, "stable_share": 0.5}
 STABLE_ST = {
     "dynamic": True,
     "ema_decay": 0.9,
@@ -47,23 +41,13 @@ def make_method(**settings):
     return snd.Method(model=model, task=make_task(), **{**SMALL, **settings})
 
 
-def make_batch(size=4, seed=0):
+def make_batch(seed=0):
     rng = np.random.default_rng(seed)
-    mixed = np.full((size, 16, 24), IGNORE, np.uint8)
-    mixed[: size // 2, 2:6, 3:9] = 2
     return {
-        "target": {
-            "images": rng.integers(0, 256, (size, 16, 24, 3), dtype=np.uint8),
-            "full_images": rng.integers(0, 256, (size, 32, 48, 3), dtype=np.uint8),
-            "rescale_size": np.array([[30, 45], [40, 60]] * (size // 2), np.int32),
-            "crop_origin": np.array([[3, 5], [11, 30]] * (size // 2), np.int32),
-            "flip": np.array([True, False] * (size // 2)),
-            "mix_labels": mixed,
-            "index": np.arange(size, dtype=np.int32),
-        },
+        "target": make_online_batch(rng),
         "stable": {
-            "images": rng.integers(0, 256, (size, 32, 48, 3), dtype=np.uint8),
-            "labels": rng.integers(0, 5, (size, 32, 48), dtype=np.uint8),
+            "images": rng.integers(0, 256, (4, 32, 48, 3), dtype=np.uint8),
+            "labels": rng.integers(0, 5, (4, 32, 48), dtype=np.uint8),
         },
     }
 
@@ -162,28 +146,11 @@ def test_nfd_counts_images():
     ids=["stable_st", "soft_nd", "nearest"],
 )
 def test_pmap_equals_one_device(settings):
-    model = make_model(frozen_bn=True)
-    method = make_method(model=model, **{**settings, "query_start": 4})
-    state = make_state(method, OPTIMIZER)
-    local = dataclasses.replace(
-        method, model=model.clone(axis_name="data"), axis_name="data"
-    )
-    one = jax.jit(make_train_step(method, OPTIMIZER))
-    many = jax.pmap(
-        make_train_step(local, OPTIMIZER),
-        axis_name="data",
-        in_axes=(0, 0, None),
-        devices=jax.devices()[:4],
-    )
-    stacked = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
-    for t in range(2):
-        batch = make_batch(seed=t)
-        state, metrics = one(state, batch, KEY)
-        shards = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)
-        stacked, shard_metrics = many(stacked, shards, KEY)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)  # noqa: E731
-    jax.tree.map(lambda a, b: close(a, b[2]), metrics, shard_metrics)
-    jax.tree.map(lambda a, b: close(a, b[1]), state, stacked)
+    method = make_method(**{**settings, "query_start": 4})
+    ran = run_both_ways(method, OPTIMIZER, [make_batch(seed=t) for t in range(2)])
+    for metrics in ran.metrics:
+        assert_shard_close(*metrics, device=2, rtol=2e-5, atol=2e-6)
+    assert_shard_close(ran.state, ran.shards, rtol=2e-5, atol=2e-6)
 
 
 def ask(method, ctx, state, rows=slice(None)):

@@ -1,8 +1,6 @@
-import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,10 +11,12 @@ from sfda_jax.train.step import make_train_step
 from sfda_jax.types import IGNORE
 from tests.methods.stand_ins import (
     Context,
+    assert_shard_close,
     make_images,
     make_model,
     make_state,
     make_task,
+    run_both_ways,
 )
 
 OPTIMIZER = make_optimizer(
@@ -95,37 +95,15 @@ def test_discriminator_learns_even_where_the_network_does_not_listen():
 
 
 def test_pmap_equals_one_device():
-    state = start()
-    local = dataclasses.replace(
-        METHOD, model=METHOD.model.clone(axis_name="data"), axis_name="data"
-    )
-    one = compiled_step(adversarial_weight=0.5)
-    many = jax.pmap(
-        make_train_step(local, OPTIMIZER),
-        axis_name="data",
-        in_axes=(0, 0, None),
-        devices=jax.devices()[:4],
-    )
-    stacked = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
-    for seed in range(2):
-        batch = make_batch(seed=seed)
-        state, metrics = one(state, batch, jax.random.key(3))
-        shards = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), batch)
-        stacked, shard_metrics = many(stacked, shards, jax.random.key(3))
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b[2], rtol=5e-5),
-            metrics,
-            shard_metrics,
-        )
+    batches = [make_batch(seed=seed) for seed in range(2)]
+    step = compiled_step(adversarial_weight=0.5)
+    ran = run_both_ways(METHOD, OPTIMIZER, batches, state=start(), step=step)
+    for metrics in ran.metrics:
+        assert_shard_close(*metrics, device=2, rtol=5e-5)
     # A hundredth of what Adam can move in two steps.
     for part, rate in (("student", 1e-3), ("method", 1e-2)):
-        jax.tree.map(
-            lambda a, b, rate=rate: np.testing.assert_allclose(
-                a, b[1], rtol=1e-4, atol=0.02 * rate
-            ),
-            getattr(state, part),
-            getattr(stacked, part),
-        )
+        one, many = getattr(ran.state, part), getattr(ran.shards, part)
+        assert_shard_close(one, many, rtol=1e-4, atol=0.02 * rate)
 
 
 def test_streams():
