@@ -40,15 +40,21 @@ def _exposed(planes, noise, rng) -> np.ndarray:
     return cv2.merge(list(np.clip(planes, 0, 255).astype(np.uint8)))
 
 
-def weathered(canvas: Canvas, rng: np.random.Generator) -> np.ndarray:
-    """The canvas's light under one weather, drawn at random, float32 `[3,H,W]`."""
+def weathered(
+    canvas: Canvas, rng: np.random.Generator, weather: str = ""
+) -> np.ndarray:
+    """The canvas's light under one weather, float32 `[3,H,W]`.
+
+    Args:
+        canvas: the scene.
+        rng: draws the weather's strength, and which it is where none is named.
+        weather: `day`, `haze`, `dusk` or `rain`.
+    """
     planes = np.stack(cv2.split(canvas.pixels)[:3]).astype(np.float32)
-    kind = int(rng.integers(0, 10))
-    if kind < 3:
-        return _dusk(planes, canvas, rng)
-    if kind < 6:
-        return _haze(planes, canvas, rng)
-    return _rain(planes, canvas, rng)
+    if not weather:
+        kind = int(rng.integers(0, 10))
+        weather = "dusk" if kind < 3 else "haze" if kind < 6 else "rain"
+    return _WEATHERS[weather](planes, canvas, rng)
 
 
 def _uniform(
@@ -74,6 +80,12 @@ def _faded(planes, share) -> np.ndarray:
 def _fog_share(canvas: Canvas, distance: np.float32) -> np.ndarray:
     """Share of scattered light `[H,W]`: half at `distance` metres."""
     return 1 - distance / (distance + np.minimum(canvas.depth, np.float32(FAR / 2)))
+
+
+def _day(planes, canvas: Canvas, rng) -> np.ndarray:
+    """Noon: all colours, and some air in the distance."""
+    share = _fog_share(canvas, _uniform(rng, 300, 900))
+    return _mix(planes, (206, 216, 230), share) * _uniform(rng, 0.95, 1.1)
 
 
 def _haze(planes, canvas: Canvas, rng) -> np.ndarray:
@@ -125,6 +137,9 @@ def _dusk(planes, canvas: Canvas, rng) -> np.ndarray:
     for lamp in canvas.lamps:
         _add_glow(planes, lamp)
     return planes
+
+
+_WEATHERS = {"day": _day, "haze": _haze, "dusk": _dusk, "rain": _rain}
 
 
 def _add_glow(planes: np.ndarray, lamp) -> None:

@@ -25,24 +25,28 @@ from sfda_jax.data.scene_weather import graded, photographed, shade_ground, weat
 SIZE = (96, 192)
 """Default (height, width)."""
 
+WEATHERS = ("day", "haze", "dusk")
+"""Looks that are `real` under one weather."""
+
 
 def render(
     index: int,
     *,
-    look: Literal["game", "real"],
+    look: Literal["game", "real", "day", "haze", "dusk"],
     seed: int,
     size: tuple[int, int] = SIZE,
 ) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
     """(image, label) of one driving scene: RGB, and train ids of `cityscapes19`.
 
     The scene is a function of (seed, index) alone and the same on every machine; the
-    two looks show the same scene in other materials, light and weather. All classes
-    but train (16) occur.
+    looks show the same scene in other materials, light and weather. All classes but
+    train (16) occur.
 
     Args:
         index: which scene.
         look: `game`, clean and saturated, or `real`, whose images each have a weather
-            of their own (dusk, haze or rain) and a camera.
+            of their own (dusk, haze or rain) and a camera; `day`, `haze` and `dusk`
+            are `real` in that weather alone.
         seed: which collection of scenes.
         size: (height, width) of the result.
     """
@@ -54,7 +58,8 @@ def render(
     canvas = Canvas.blank(2 * height, 2 * width, centre)
     street = _street(layout)
     actors = _actors(layout, street)
-    style = LOOKS[look]
+    weather = look if look in WEATHERS else ""
+    style = LOOKS["real" if weather else look]
     draw_sky(canvas, style, materials)
     draw_skyline(canvas, style, materials)
     draw_ground(canvas, street, style, materials)
@@ -67,7 +72,7 @@ def render(
     label = picture.pixels[..., 3].copy()
     if look == "game":
         return graded(picture, air), label
-    return photographed(weathered(picture, air), air), label
+    return photographed(weathered(picture, air, weather), air), label
 
 
 def _between(rng: np.random.Generator, low: int, high: int) -> int:

@@ -13,7 +13,7 @@ from data_prep.listing import Pair
 from data_prep.reading import image_bytes, label_values
 from sfda_jax.data import preparation
 from sfda_jax.data.preparation import prepare
-from sfda_jax.data.sources import dataset_classes, open_split
+from sfda_jax.data.sources import dataset_classes, example_ids, open_split
 from sfda_jax.errors import ConfigError, DataError
 from sfda_jax.registry import list_names, resolve
 
@@ -225,12 +225,25 @@ def test_reuse_needs_no_files(own_folder, tmp_path):
     assert pathlib.Path(scenes.data_dir).stat().st_mtime_ns == stamp
 
 
-@pytest.mark.parametrize("variant", ["", "96x192", "192x384", "48x96-16"])
+@pytest.mark.parametrize(
+    "variant", ["", "96x192", "192x384", "48x96-16", "weather-48x96-16"]
+)
 def test_every_scene_size_has_a_builder(tmp_path, variant):
     builder_class = resolve("datasets", "scenes")
     config, _ = builder_class.locate(None, variant)
     assert builder_class(data_dir=tmp_path, config=config).builder_config is config
     assert config.name == (variant or "96x192")
+
+
+def test_weathers_are_splits_without_a_common_scene(tmp_path):
+    builder = prepare("scenes", data_dir=tmp_path, variant="weather-16x32-4")
+    ids = {split: example_ids(builder, split) for split in builder.info.splits}
+    assert {split: len(found) for split, found in ids.items()} == {
+        **{f"{look}_train": 4 for look in ("day", "haze", "dusk", "day2")},
+        **{f"{look}_test": 1 for look in ("day", "haze", "dusk")},
+    }
+    numbers = [name.split("_")[1] for found in ids.values() for name in found]
+    assert len(set(numbers)) == len(numbers)
 
 
 @pytest.mark.parametrize("dataset", ["camvid", "gta5", "folder"])

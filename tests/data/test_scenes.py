@@ -8,7 +8,7 @@ from sfda_jax.data.scenes import render
 RARE = (3, 4, 5, 6, 7, 9, 11, 12, 13, 14, 15, 17, 18)
 
 
-@pytest.mark.parametrize("look", ["game", "real"])
+@pytest.mark.parametrize("look", ["game", "real", "dusk"])
 @pytest.mark.parametrize("size", [(96, 192), (48, 96), (33, 71), (8, 16), (128, 128)])
 def test_shapes_and_ids(look, size):
     for index in range(3):
@@ -30,7 +30,14 @@ def test_scene_is_a_function_of_seed_and_index():
 
 
 @pytest.mark.parametrize(
-    ("look", "checksum"), [("game", 4052342343), ("real", 152593069)]
+    ("look", "checksum"),
+    [
+        ("game", 4052342343),
+        ("real", 152593069),
+        ("day", 2586422250),
+        ("haze", 216180681),
+        ("dusk", 3504157171),
+    ],
 )
 def test_same_bytes_on_every_machine(look, checksum):
     found = 0
@@ -46,6 +53,22 @@ def test_looks_share_the_label():
         real, same = render(index, look="real", seed=1)
         np.testing.assert_array_equal(label, same)
         assert np.abs(game.astype(int) - real).mean() > 15
+
+
+def test_weathers_are_of_one_scene():
+    """One weather alone: the same labels, and light that goes from day to dusk."""
+    brightness = {"day": [], "haze": [], "dusk": []}
+    darkest = {"day": [], "haze": [], "dusk": []}
+    for index in range(12):
+        _, label = render(index, look="real", seed=1)
+        for look in brightness:
+            image, same = render(index, look=look, seed=1)
+            np.testing.assert_array_equal(label, same)
+            brightness[look].append(image.mean())
+            darkest[look].append(np.percentile(image, 3))
+    assert max(brightness["dusk"]) < min(brightness["haze"]) - 20
+    # scattered light lifts what is dark
+    assert np.mean(darkest["haze"]) > np.mean(darkest["day"]) + 10
 
 
 def test_rare_classes_are_large_enough_to_learn():
