@@ -18,12 +18,16 @@ class ClassSpace:
         names: class names, index = train id.
         palette: uint8[C,3] RGB.
         subsets: headline name → train ids averaged under it.
+        dice: whether tables show Dice beside IoU, as the field does.
+        image_means: train ids whose scores are also averaged over images.
     """
 
     name: str
     names: tuple[str, ...]
     palette: np.ndarray
     subsets: Mapping[str, tuple[int, ...]]
+    dice: bool = False
+    image_means: tuple[int, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -80,12 +84,13 @@ _ISPRS = (
 )
 
 
-def _space(name, rows, subsets):
+def _space(name, rows, subsets, **scores):
     return ClassSpace(
         name=name,
         names=tuple(row[0] for row in rows),
         palette=np.array([row[1] for row in rows], np.uint8),
         subsets=subsets,
+        **scores,
     )
 
 
@@ -119,9 +124,18 @@ CLASS_SPACES: Mapping[str, ClassSpace] = {
             _CAMVID,
             {"mIoU11": tuple(range(11)), "mIoU6": (0, 1, 3, 4, 5, 8)},
         ),
-        _space("polyp2", _POLYP, {"mIoU2": (0, 1), "IoU_polyp": (1,)}),
-        _space(  # mIoU5: without clutter
-            "isprs6", _ISPRS, {"mIoU6": tuple(range(6)), "mIoU5": tuple(range(5))}
+        _space(
+            "polyp2",
+            _POLYP,
+            {"mIoU2": (0, 1), "IoU_polyp": (1,)},
+            dice=True,
+            image_means=(1,),
+        ),
+        _space(
+            "isprs6",
+            _ISPRS,
+            {"mIoU6": tuple(range(6)), "mIoU5": tuple(range(5))},  # without clutter
+            dice=True,
         ),
     )
 }

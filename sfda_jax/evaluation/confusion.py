@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -47,29 +47,77 @@ class Scores:
     Attributes:
         iou: float64[C]; for a class in neither ground truth nor prediction NaN (or 0,
             see `scores`), 0 for one that is only predicted.
+        dice: float64[C], the same of Dice, twice the common pixels over the sum of
+            ground truth and prediction (F1 of the pixels).
         class_accuracy: float64[C], recall; NaN (or 0) without ground truth.
         subsets: subset name → mean IoU over its classes, NaNs left out.
+        dice_subsets: subset name → mean Dice.
         accuracy: share of valid pixels predicted right.
+        mean_accuracy: mean of `class_accuracy`, NaNs left out.
+        weighted_iou: mean IoU, every class with its share of the ground truth; 0
+            without any.
+        image_means: class name → mean over images, where they were counted.
     """
 
     iou: Float[np.ndarray, " c"]
+    dice: Float[np.ndarray, " c"]
     class_accuracy: Float[np.ndarray, " c"]
     subsets: Mapping[str, float]
+    dice_subsets: Mapping[str, float]
     accuracy: float
+    mean_accuracy: float
+    weighted_iou: float
+    image_means: Mapping[str, "ImageMean"]
 
     def as_record(self, classes: ClassSpace) -> dict[str, Any]:
         """The scores as JSON values in percent, None for NaN.
 
-        Keys `mIoU` (subset → value), `iou` (class → value) and `accuracy`.
+        Keys `mIoU` and `mDice` (subset → value), `iou` and `dice` (class → value),
+        `accuracy`, `mean_accuracy`, `weighted_iou`, and where there are any
+        `image_means` (class → `iou dice images`).
         """
-        return {
+
+        def by_class(values):
+            named = zip(classes.names, values.tolist(), strict=True)
+            return {name: percent(value) for name, value in named}
+
+        record = {
             "mIoU": {name: percent(value) for name, value in self.subsets.items()},
-            "iou": {
-                name: percent(value)
-                for name, value in zip(classes.names, self.iou.tolist(), strict=True)
-            },
+            "iou": by_class(self.iou),
+            "mDice": {n: percent(value) for n, value in self.dice_subsets.items()},
+            "dice": by_class(self.dice),
             "accuracy": percent(self.accuracy),
+            "mean_accuracy": percent(self.mean_accuracy),
+            "weighted_iou": percent(self.weighted_iou),
         }
+        if self.image_means:
+            record["image_means"] = {
+                name: {
+                    "iou": percent(mean.iou),
+                    "dice": percent(mean.dice),
+                    "images": mean.num_images,
+                }
+                for name, mean in self.image_means.items()
+            }
+        return record
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageMean:
+    """A class's scores in each image, averaged over images; fractions in [0, 1].
+
+    An image with the class in neither ground truth nor prediction is left out; one
+    where it is only predicted, or only there, counts 0.
+
+    Attributes:
+        iou: mean IoU; NaN without any image.
+        dice: mean Dice.
+        num_images: images counted.
+    """
+
+    iou: float
+    dice: float
+    num_images: int
 
 
 def percent(fraction: float) -> float | None:
@@ -91,8 +139,42 @@ def _mean(values: np.ndarray) -> float:
     return float(present.mean()) if present.size else math.nan
 
 
+def overlaps(
+    confusions: Integer[np.ndarray, "*n c c"], ids: Sequence[int]
+) -> Integer[np.ndarray, "*n k 3"]:
+    """Pixels of some classes: right, in the ground truth, predicted.
+
+    Args:
+        confusions: rows are the ground truth.
+        ids: k train ids.
+    """
+    hits = np.diagonal(confusions, axis1=-2, axis2=-1)
+    counts = np.stack([hits, confusions.sum(-1), confusions.sum(-2)], axis=-1)
+    return counts[..., list(ids), :]
+
+
+def _iou_and_dice(counts: Integer[np.ndarray, "*n 3"]) -> tuple[np.ndarray, np.ndarray]:
+    """IoU and Dice of `overlaps`, NaN for a class in neither truth nor prediction."""
+    hits, targets, predicted = np.moveaxis(counts, -1, 0)
+    total = targets + predicted
+    return ratio(hits, total - hits), ratio(2 * hits, total)
+
+
+def _image_mean(counts: Integer[np.ndarray, "n 3"]) -> ImageMean:
+    values = np.stack(_iou_and_dice(counts))
+    values = values[:, ~np.isnan(values[0])]
+    count = values.shape[1]
+    # fsum: the same whatever the order of the images
+    iou, dice = (math.fsum(row) / count if count else math.nan for row in values)
+    return ImageMean(iou=iou, dice=dice, num_images=count)
+
+
 def scores(
-    confusion: Int[np.ndarray, "c c"], classes: ClassSpace, *, absent: str = "skip"
+    confusion: Int[np.ndarray, "c c"],
+    classes: ClassSpace,
+    *,
+    absent: str = "skip",
+    images: Int[np.ndarray, "n k 3"] | None = None,
 ) -> Scores:
     """Scores by the official Cityscapes rule, from one matrix over all images.
 
@@ -101,18 +183,36 @@ def scores(
         classes: the class space; its subsets name the means.
         absent: `skip` leaves a class without any pixel out of the means, as the
             official rule does; `zero` counts it as 0 (IAST, CBST, CRST).
+        images: `overlaps` of each image, of the classes in `classes.image_means`.
     """
-    hits = np.diagonal(confusion)
-    targets, predicted = confusion.sum(1), confusion.sum(0)
-    iou = ratio(hits, targets + predicted - hits)
+    counts = overlaps(confusion, range(classes.num_classes))
+    iou, dice = _iou_and_dice(counts)
+    hits, targets, _ = counts.T
     class_accuracy = ratio(hits, targets)
     if absent == "zero":
-        iou, class_accuracy = np.nan_to_num(iou), np.nan_to_num(class_accuracy)
+        iou, dice, class_accuracy = map(np.nan_to_num, (iou, dice, class_accuracy))
+
+    def means(values):
+        return {n: _mean(values[list(ids)]) for n, ids in classes.subsets.items()}
+
+    image_means = {}
+    if images is not None:
+        image_means = {
+            classes.names[train_id]: _image_mean(images[:, column])
+            for column, train_id in enumerate(classes.image_means)
+        }
     return Scores(
         iou=iou,
+        dice=dice,
         class_accuracy=class_accuracy,
-        subsets={name: _mean(iou[list(ids)]) for name, ids in classes.subsets.items()},
+        subsets=means(iou),
+        dice_subsets=means(dice),
         accuracy=float(ratio(hits.sum(keepdims=True), targets.sum(keepdims=True))[0]),
+        mean_accuracy=_mean(class_accuracy),
+        weighted_iou=float(
+            (targets * np.nan_to_num(iou)).sum() / max(targets.sum(), 1)
+        ),
+        image_means=image_means,
     )
 
 

@@ -8,6 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,8 +69,10 @@ def network_logits(
 def _count(logits, labels, *, views, input_size, num_classes):
     probs = merge_views(logits, labels.shape[1:3], views, input_size=input_size)
     predictions = jnp.argmax(probs, axis=-1)
-    counts = confusion_lib.confusion_matrix(labels, predictions, num_classes)
-    return counts, predictions.astype(jnp.uint8)
+    of_image = functools.partial(
+        confusion_lib.confusion_matrix, num_classes=num_classes
+    )
+    return jax.vmap(of_image)(labels, predictions), predictions.astype(jnp.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +112,11 @@ def _load(
             hint="Rebuild the dataset for this class space with its data_prep script.",
         )
     return _Example(record["id"], arrays["images"], label)
+
+
+def _own() -> slice:
+    """This process's share of the examples."""
+    return slice(jax.process_index(), None, jax.process_count())
 
 
 def _read_ahead(
@@ -169,21 +177,43 @@ def _place(
     return variables, NamedSharding(mesh, PartitionSpec("data"))
 
 
+class _Counts(NamedTuple):
+    """Confusion matrix of all images, `overlaps` of each, number of images."""
+
+    confusion: Int[np.ndarray, "c c"]
+    images: Int[np.ndarray, "n k 3"]
+    num_images: Int[np.ndarray, ""]
+
+    def over_processes(self) -> "_Counts":
+        """The sums, in one exchange."""
+        flat = sum_over_processes(np.concatenate([x.reshape(-1) for x in self]))
+        parts = np.split(flat, np.cumsum([x.size for x in self])[:-1])
+        shapes = (x.shape for x in self)
+        return _Counts(*(p.reshape(s) for p, s in zip(parts, shapes, strict=True)))
+
+
 def _accumulate(
     batches: Iterable[_Example],
-    count: Callable[[np.ndarray, np.ndarray], tuple[Int[Array, "c c"], Array]],
-    num_classes: int,
+    count: Callable[[np.ndarray, np.ndarray], tuple[Int[Array, "b c c"], Array]],
+    classes: ClassSpace,
     *,
+    num_examples: int,
     on_batch: Callable[[int], None] | None,
     write: Write | None,
-) -> tuple[Int[np.ndarray, "c c"], int]:
-    """Confusion matrix and number of images, over all processes."""
-    total = np.zeros(num_classes * num_classes + 1, np.int64)  # last: images
-    pending = collections.deque()
+) -> _Counts:
+    """What is counted in all processes; images stand in no particular order."""
+    total = _Counts(
+        np.zeros((classes.num_classes,) * 2, np.int64),
+        np.zeros((num_examples, len(classes.image_means), 3), np.int64),
+        np.zeros((), np.int64),
+    )
+    pending, of_images = collections.deque(), [total.images[:0]]
 
     def take() -> None:
         names, counts, predictions = pending.popleft()
-        total[:-1] += np.asarray(counts).reshape(-1)
+        counts = np.asarray(counts)[: len(names)].astype(np.int64)
+        total.confusion[...] += counts.sum(axis=0)
+        of_images.append(confusion_lib.overlaps(counts, classes.image_means))
         if write:
             # the last of a batch may be copies, which have no name
             for name, prediction in zip(names, np.asarray(predictions), strict=False):
@@ -193,13 +223,13 @@ def _accumulate(
         pending.append((batch.name, *count(batch.image, batch.label)))
         if len(pending) > _IN_FLIGHT:
             take()
-        total[-1] += len(batch.name)
+        total.num_images[...] += len(batch.name)
         if on_batch:
-            on_batch(int(total[-1]))
+            on_batch(int(total.num_images))
     while pending:
         take()
-    total = sum_over_processes(total)
-    return total[:-1].reshape(num_classes, num_classes), int(total[-1])
+    total.images[_own()] = np.concatenate(of_images)
+    return total.over_processes()
 
 
 def evaluate(
@@ -261,19 +291,22 @@ def evaluate(
     load = functools.partial(
         _load, source, transform, classes.num_classes, need_labels=write is None
     )
-    indices = range(jax.process_index(), len(source), jax.process_count())
-    confusion, num_images = _accumulate(
+    indices = range(len(source))[_own()]
+    total = _accumulate(
         _batches(_read_ahead(load, indices), batch_size),
         count,
-        classes.num_classes,
+        classes,
+        num_examples=len(source),
         on_batch=on_batch,
         write=write,
     )
     return Result(
-        confusion=confusion,
-        scores=confusion_lib.scores(confusion, classes, absent=absent_classes),
+        confusion=total.confusion,
+        scores=confusion_lib.scores(
+            total.confusion, classes, absent=absent_classes, images=total.images
+        ),
         classes=classes,
-        num_images=num_images,
+        num_images=int(total.num_images),
         seconds=time.perf_counter() - started,
     )
 
@@ -315,6 +348,9 @@ def pseudo_label_quality(
 def format_table(result: Result, *, network: str, split: str = "") -> str:
     """A text table: per-class IoU and accuracy, then every mean by its subset's name.
 
+    Dice stands beside IoU where the class space asks for it, and so do means over
+    images.
+
     Args:
         result: of `evaluate`.
         network: which network was evaluated, `teacher` or `student`.
@@ -324,22 +360,28 @@ def format_table(result: Result, *, network: str, split: str = "") -> str:
     def cell(value: float) -> str:
         return f"{'-' if math.isnan(value) else f'{100 * value:.2f}':>9}"
 
-    names, scores = result.classes.names, result.scores
-    width = max(map(len, (*names, *scores.subsets, "pixel accuracy")))
+    classes, scores, dice = result.classes, result.scores, result.classes.dice
+    width = max(map(len, (*classes.names, *scores.subsets, "pixel accuracy")))
     title = f"{network}, {split + ', ' if split else ''}{result.num_images} images"
-    rule = "-" * (width + 18)
-    lines = [title, rule, f"{'class':<{width}}{'IoU %':>9}{'acc %':>9}", rule]
-    lines += [
-        f"{name:<{width}}{cell(iou)}{cell(accuracy)}"
-        for name, iou, accuracy in zip(
-            names, scores.iou.tolist(), scores.class_accuracy.tolist(), strict=True
-        )
-    ]
+    columns = ("IoU %", "Dice %", "acc %") if dice else ("IoU %", "acc %")
+    rule = "-" * (width + 9 * len(columns))
+    head = f"{'class':<{width}}" + "".join(f"{name:>9}" for name in columns)
+    lines = [title, rule, head, rule]
+    for i, name in enumerate(classes.names):
+        values = (scores.iou[i], scores.dice[i], scores.class_accuracy[i])
+        shown = values if dice else values[::2]
+        lines.append(f"{name:<{width}}" + "".join(map(cell, shown)))
     lines.append(rule)
-    lines += [
-        f"{name:<{width}}{cell(value)}   {network}, mean of "
-        f"{len(result.classes.subsets[name])} classes"
-        for name, value in scores.subsets.items()
-    ]
+
+    def mean_line(name, iou, of_dice, what):
+        cells = cell(iou) + (cell(of_dice) if dice else "")
+        return f"{name:<{width}}{cells}   {network}, mean of {what}"
+
+    for name, ids in classes.subsets.items():
+        values = (scores.subsets[name], scores.dice_subsets[name])
+        lines.append(mean_line(name, *values, f"{len(ids)} classes"))
+    for name, mean in scores.image_means.items():
+        values = (mean.iou, mean.dice)
+        lines.append(mean_line(name, *values, f"{mean.num_images} images"))
     lines.append(f"{'pixel accuracy':<{width}}{cell(scores.accuracy)}   {network}")
     return "\n".join(lines)

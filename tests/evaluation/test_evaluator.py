@@ -87,6 +87,67 @@ def test_table_names_network_and_every_subset():
     assert table.count("teacher") == 2 + len(CLASSES.subsets)
 
 
+POLYPS = class_space("polyp2")
+
+
+def _score_polyps(source, **settings):
+    model, variables = tiny(2)
+    settings = {"batch_size": 2, "transform": identity_transform} | settings
+    return evaluator.evaluate(model, variables, source, classes=POLYPS, **settings)
+
+
+def test_means_over_images_are_those_of_each_image_alone():
+    source = examples(MIXED_SIZES, 2)
+    source[2]["label"][:] = 255  # nothing to score
+    found = _score_polyps(source)
+    (mean,) = found.scores.image_means.values()
+    alone = [_score_polyps([record]).scores for record in source]
+    kept = [s for s in alone if not np.isnan(s.iou[1])]
+    assert mean.num_images == len(kept) == len(source) - 1
+    assert mean.iou == pytest.approx(np.mean([s.iou[1] for s in kept]), rel=1e-12)
+    assert mean.dice == pytest.approx(np.mean([s.dice[1] for s in kept]), rel=1e-12)
+    other = _score_polyps(source, batch_size=3).scores.image_means
+    assert other == found.scores.image_means
+
+
+def test_processes_count_every_image_once(monkeypatch):
+    source = examples(MIXED_SIZES, 2)
+    counts = []
+
+    def keep(array):
+        counts.append(array)
+        return array
+
+    monkeypatch.setattr(evaluator, "sum_over_processes", keep)
+    _score_polyps(source)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        _score_polyps(source)
+    whole, first, second = counts
+    matrix = slice(0, 4)
+    np.testing.assert_array_equal(whole[matrix], (first + second)[matrix])
+    assert whole[-1] == first[-1] + second[-1] == len(source)
+    rows = [x[4:-1].reshape(-1, 3) for x in (whole, first + second)]
+    np.testing.assert_array_equal(*(np.sort(x, axis=0) for x in rows))
+
+
+def test_table_shows_dice_where_the_field_does():
+    result = _score_polyps(examples(MIXED_SIZES, 2))
+    table = evaluator.format_table(result, network="teacher")
+    lines = table.splitlines()
+    assert lines[2].split() == ["class", "IoU", "%", "Dice", "%", "acc", "%"]
+    scores = result.scores
+    shown = [scores.iou[1], scores.dice[1], scores.class_accuracy[1]]
+    assert lines[5].split() == ["polyp", *(f"{100 * value:.2f}" for value in shown)]
+    mean = scores.image_means["polyp"]
+    row = f"{100 * mean.iou:.2f} {100 * mean.dice:.2f} teacher, mean of 7 images"
+    assert " ".join(lines[-2].split()) == f"polyp {row}"
+    assert "Dice" not in evaluator.format_table(
+        evaluate(examples([(8, 8)], 11)), network="teacher"
+    )
+
+
 def test_pseudo_label_quality_resizes_the_truth(tmp_path):
     source = examples([(16, 24)], 11)
     store = PseudoLabelStore(tmp_path)
