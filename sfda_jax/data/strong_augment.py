@@ -7,6 +7,7 @@ from jaxtyping import Float32, UInt8
 
 from sfda_jax.data import image_ops
 from sfda_jax.data.image_ops import Denorm, ImageArray
+from sfda_jax.data.interpolation import torch_nearest
 from sfda_jax.errors import ConfigError
 
 
@@ -190,10 +191,7 @@ def cutout_keep(
     """
     keep = (grid > ratio).astype(np.uint8)
     for axis, (have, want) in enumerate(zip(keep.shape, size, strict=True)):
-        # float32 as in nearest-neighbour interpolation of the published code
-        step = np.float32(have / want)
-        nearest = np.floor(np.arange(want, dtype=np.float32) * step).astype(np.intp)
-        keep = keep.take(np.minimum(nearest, have - 1), axis=axis)
+        keep = keep.take(torch_nearest(have, want), axis=axis)
     return keep
 
 

@@ -14,9 +14,8 @@ from jaxtyping import Array, Float, PyTree
 from sfda_jax.losses.cross_entropy import mean_cross_entropy
 from sfda_jax.losses.negative_learning import negative_classes, negative_learning
 from sfda_jax.methods.online_teacher import OnlineTeacher
-from sfda_jax.models.forward import forward
+from sfda_jax.models.forward import enlarged, forward
 from sfda_jax.ops.collectives import device_share
-from sfda_jax.ops.resize import resize_bilinear
 from sfda_jax.types import IGNORE, AdaptState, Batch, Key, LossAux, ModelState, Targets
 
 
@@ -65,7 +64,7 @@ class Method(OnlineTeacher):
         output, stats = forward(
             self.model, student, images, statistics=self.student_statistics, key=key
         )
-        logits = resize_bilinear(output.logits, images.shape[1:3], align_corners=True)
+        logits = enlarged(self.model, output.logits, images.shape[1:3])
         positive = self.positive_weight * mean_cross_entropy(
             logits,
             targets.labels,

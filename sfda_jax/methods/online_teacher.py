@@ -23,12 +23,10 @@ from sfda_jax.data import copy_paste, transforms
 from sfda_jax.data.strong_augment import AugmentSettings
 from sfda_jax.errors import ConfigError
 from sfda_jax.methods.base import MethodBase, RoundContext
-from sfda_jax.models.forward import forward
+from sfda_jax.models.forward import enlarged, forward
 from sfda_jax.ops.collectives import device_share, gather_batch, local_shard
-from sfda_jax.ops.resize import resize_bilinear
 from sfda_jax.ops.warp import full_to_weak
 from sfda_jax.pseudo_labels import candidates, running_confidence
-from sfda_jax.registry import check_choice
 from sfda_jax.types import (
     AdaptState,
     Batch,
@@ -82,6 +80,7 @@ class OnlineTeacher(MethodBase):
         jitter: strengths of the student's brightness, contrast, saturation, hue.
         gray_probability: of losing all colour instead.
         cutout_probability: chance of dropping cells of the student's crop.
+        cutout_ratio: share of the cells that are then dropped.
         cutout_cell: side of a dropped cell, pixels.
         student_gamma: exponents of the student's tone curve; (1, 1) as published.
         paste_scale: range by which pasted objects grow.
@@ -116,6 +115,7 @@ class OnlineTeacher(MethodBase):
     jitter: tuple[float, float, float, float] = (0.5, 0.5, 0.5, 0.2)
     gray_probability: float = 0.1
     cutout_probability: float = 0.25
+    cutout_ratio: float = 0.25
     cutout_cell: int = 32
     student_gamma: tuple[float, float] = (1.0, 1.0)
     paste_scale: tuple[float, float] = (1.0, 2.5)
@@ -143,7 +143,7 @@ class OnlineTeacher(MethodBase):
     image_dtype: str = "uint8"
 
     label_maps: ClassVar[str] = "candidates"
-    choices: ClassVar[Mapping[str, tuple[str, ...]]] = {
+    choices: ClassVar = {
         "score": ("soft_nd", "ent"),
         "student_statistics": ("running", "batch"),
         "teacher_statistics": ("running", "batch"),
@@ -159,12 +159,11 @@ class OnlineTeacher(MethodBase):
         Raises:
             ConfigError: an unknown word, or classes without a published paste list.
         """
-        name = type(self).__module__.rsplit(".", 1)[-1]
-        for field, known in self.choices.items():
-            check_choice(f"{name}: {field}", getattr(self, field), known)
+        super().__post_init__()
         if self.mix_classes is None and self.num_classes not in _MIX_CLASSES:
             raise ConfigError(
-                f"{name}: no published mix_classes for {self.num_classes} classes.",
+                f"{self._name}: no published mix_classes for {self.num_classes} "
+                "classes.",
                 hint="Set mix_classes (and companions), () to paste nothing.",
             )
 
@@ -264,7 +263,7 @@ class OnlineTeacher(MethodBase):
         output, _ = forward(
             self.model, state.teacher, full, statistics=self.teacher_statistics
         )
-        logits = resize_bilinear(output.logits, full.shape[1:3], align_corners=True)
+        logits = enlarged(self.model, output.logits, full.shape[1:3])
         running = running_confidence.update_running_confidence(
             memory.running_confidence,
             jax.nn.softmax(logits),
@@ -390,6 +389,7 @@ class OnlineTeacher(MethodBase):
                 jitter=self.jitter,
                 colour_probability=1 - self.gray_probability,
                 cutout_probability=self.cutout_probability,
+                cutout_ratio=self.cutout_ratio,
                 cutout_cell=self.cutout_cell,
                 gamma=self.student_gamma,
             ),

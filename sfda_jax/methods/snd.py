@@ -24,10 +24,14 @@ from sfda_jax.losses import pixel_weights
 from sfda_jax.losses.cross_entropy import mean_cross_entropy
 from sfda_jax.methods.base import RoundContext
 from sfda_jax.methods.online_teacher import OnlineTeacher
-from sfda_jax.models.forward import forward, head_logits, network_input
+from sfda_jax.models.forward import (
+    enlarged,
+    forward,
+    head_logits,
+    network_input,
+)
 from sfda_jax.ops.collectives import device_share, gather_batch, local_shard
 from sfda_jax.ops.color import normalize
-from sfda_jax.ops.resize import resize_bilinear
 from sfda_jax.pseudo_labels import candidates
 from sfda_jax.pseudo_labels.services import LabelStore
 from sfda_jax.pseudo_labels.stable_sets import stable_sets
@@ -215,7 +219,7 @@ class Method(OnlineTeacher):
             self.model, student, images, statistics=self.student_statistics, key=key
         )
         loss = mean_cross_entropy(
-            resize_bilinear(output.logits, images.shape[1:3], align_corners=True),
+            enlarged(self.model, output.logits, images.shape[1:3]),
             targets.labels,
             denominator="all",
             weights=factors,
@@ -247,7 +251,7 @@ class Method(OnlineTeacher):
             pixel_weights.LabelledFeatures(
                 output.features, stable["labels"].astype(jnp.int32)
             ),
-            align_corners=True,
+            align_corners=self.model.align_corners,
             inner_rate=self.inner_rate,
             axis_name=self.axis_name,
         )

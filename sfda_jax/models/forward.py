@@ -6,6 +6,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from sfda_jax.ops.color import normalize
+from sfda_jax.ops.resize import resize_bilinear
 from sfda_jax.types import Key, ModelState, SegOutput
 
 
@@ -53,6 +54,14 @@ def forward(
         rngs=None if key is None else {"dropout": key},
     )
     return output, changed.get("batch_stats", network.batch_stats)
+
+
+def enlarged(
+    model: nn.Module, logits: Float[Array, "b _h _w c"], size: tuple[int, int]
+) -> Float[Array, "b h w c"]:
+    """Logits at `size`, (height, width), as the network's publication enlarges them."""
+    corners = getattr(model, "align_corners", True)
+    return resize_bilinear(logits, size, align_corners=corners)
 
 
 def head_logits(

@@ -22,14 +22,16 @@ class LinearFusion(nn.Module):
     """Embedded maps, mixed by one 1x1 convolution.
 
     Attributes:
-        channels: of every embedded map and of the output.
+        channels: of every embedded map.
         norm: constructor of BatchNorm, settings bound.
         dtype: of the computation.
+        fused_channels: of the output; 0 for as many.
     """
 
     channels: int
     norm: functools.partial
     dtype: str = "float32"
+    fused_channels: int = 0
 
     @nn.compact
     def __call__(
@@ -40,7 +42,8 @@ class LinearFusion(nn.Module):
     ) -> Float[Array, "b h w d"]:
         """Fused features at the size of the first map."""
         x = embed_maps(maps, self.channels, self.dtype)
-        mix = ConvNorm(self.channels, self.norm, dtype=self.dtype, name="mix")
+        fused = self.fused_channels or self.channels
+        mix = ConvNorm(fused, self.norm, dtype=self.dtype, name="mix")
         return mix(x, use_running_average=use_running_average)
 
 
@@ -50,11 +53,19 @@ class Model(PyramidSegmenter):
     Beside the attributes of `PyramidSegmenter`:
 
     Attributes:
-        channels: of every embedded map and of the fused features.
+        channels: of every embedded map.
+        fused_channels: of the fused features; 0 for as many.
     """
 
     channels: int = 768
+    fused_channels: int = 0
 
     def fusion(self, norm: functools.partial) -> functools.partial:
         """SegFormer's fusion of embedded maps."""
-        return functools.partial(LinearFusion, self.channels, norm, self.dtype)
+        return functools.partial(
+            LinearFusion,
+            self.channels,
+            norm,
+            self.dtype,
+            fused_channels=self.fused_channels,
+        )

@@ -12,8 +12,7 @@ from flax import linen as nn
 from jaxtyping import Array, Int, PyTree
 
 from sfda_jax.data import sampling
-from sfda_jax.models.forward import forward
-from sfda_jax.ops.resize import resize_bilinear
+from sfda_jax.models.forward import enlarged, forward
 from sfda_jax.pseudo_labels import ranking
 from sfda_jax.pseudo_labels.services import RoundContext
 from sfda_jax.types import ModelState, Transform
@@ -80,7 +79,7 @@ def make_predict(
 
     Args:
         model: the network.
-        size: (height, width) the logits are resized to, corners aligned.
+        size: (height, width) the logits are resized to.
         stride: what is left out never leaves the device. At stride 1 confidence is
             None: nobody asks for it, and it would be four times the labels.
         statistics: of BatchNorm, as in `models.forward`.
@@ -89,8 +88,7 @@ def make_predict(
     def predict(variables, images):
         network = ModelState(variables["params"], variables["batch_stats"])
         output, _ = forward(model, network, images, statistics=statistics)
-        logits = resize_bilinear(output.logits, size, align_corners=True)
-        logits = logits[:, ::stride, ::stride]
+        logits = enlarged(model, output.logits, size)[:, ::stride, ::stride]
         labels = logits.argmax(axis=-1).astype(jnp.uint8)
         if stride == 1:
             return labels, None
