@@ -304,6 +304,14 @@ def normalise(
     return map_levels(image, _NORMALISED[precision])
 
 
+def normalise_float(
+    image: Float32[np.ndarray, "h w 3"],
+) -> Float32[np.ndarray, "h w 3"]:
+    """(x / 255 - MEAN) / STD of an image, 0 to 255, that is not rounded to 8 bits."""
+    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
+    return (image / np.float32(255) - mean) / std
+
+
 def denormalise_float(
     normalised: Float32[np.ndarray, "h w 3"],
 ) -> Float32[np.ndarray, "h w 3"]:

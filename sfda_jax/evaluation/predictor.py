@@ -13,6 +13,7 @@ from sfda_jax.evaluation.windows import Windows, window_logits
 from sfda_jax.models.forward import network_input
 from sfda_jax.ops.resize import resize_bilinear
 from sfda_jax.pseudo_labels import class_maps
+from sfda_jax.pseudo_labels.inference import mean_logits
 from sfda_jax.registry import check_choice
 
 Predictor = Callable[
@@ -21,7 +22,7 @@ Predictor = Callable[
 """`predict(variables, images)` → probabilities at label size; images as stored."""
 
 
-AVERAGES = ("probs", "logits", "view_probs", "class_maps")
+AVERAGES = ("probs", "logits", "view_probs", "stride_probs", "class_maps")
 """What `Views.average` may be."""
 
 
@@ -31,17 +32,20 @@ class Views:
 
     Attributes:
         scales: factors of the input's size; 1 is the input itself.
+        view_sizes: (height, width) of every view, instead of `scales`.
         flip: add the mirrored image at every scale.
         average: what is averaged over the views, at the labels' size. `probs`: softmax
             of the enlarged logits (DT-ST). `logits`: the enlarged logits (CRST's
             multi-scale test). `view_probs`: softmax at the view's own size, enlarged
-            (IAST's test). `class_maps`: softmax at the network's stride of the padded
-            view, enlarged with Pillow's filters (CBST).
+            (IAST's test). `stride_probs`: softmax at the network's stride, enlarged
+            (BiSMAP's validation). `class_maps`: the same of the padded view, enlarged
+            with Pillow's filters (CBST).
         align_corners: how logits and probabilities are enlarged; not of class maps.
         windows: cut every view up; its logits are then at the view's size.
     """
 
     scales: tuple[float, ...] = (1.0,)
+    view_sizes: tuple[tuple[int, int], ...] = ()
     flip: bool = False
     average: str = "probs"
     align_corners: bool = True
@@ -57,6 +61,8 @@ class Views:
 
     def sizes(self, size: tuple[int, int]) -> list[tuple[int, int]]:
         """(height, width) of the input at each scale, rounded down."""
+        if self.view_sizes:
+            return list(self.view_sizes)
         return [(int(size[0] * scale), int(size[1] * scale)) for scale in self.scales]
 
 
@@ -142,16 +148,21 @@ def merge_views(
         if input_size is None:
             raise ValueError(f"average={views.average!r} needs the input_size")
         return _merge_in_views(logits, label_size, views, input_size)
+    if views.average == "logits":
+        mean = mean_logits(logits, label_size, align_corners=views.align_corners)
+        return jax.nn.softmax(mean, axis=-1)
+    at_stride = class_weights is not None or views.average == "stride_probs"
     total = None
     for view in logits:
+        if at_stride:
+            view = jax.nn.softmax(view, axis=-1)
         if class_weights is not None:
-            view = jax.nn.softmax(view, axis=-1) * class_weights[None, None, None, :]
+            view = view * class_weights[None, None, None, :]
         probs = resize_bilinear(view, label_size, align_corners=views.align_corners)
-        if class_weights is None and views.average == "probs":
+        if not at_stride:
             probs = jax.nn.softmax(probs, axis=-1)
         total = probs if total is None else total + probs
-    mean = total / jnp.float32(len(logits))
-    return jax.nn.softmax(mean, axis=-1) if views.average == "logits" else mean
+    return total / jnp.float32(len(logits))
 
 
 def _merge_in_views(logits, label_size, views, input_size):
@@ -173,7 +184,7 @@ def _merge_in_views(logits, label_size, views, input_size):
                 probs, label_size, align_corners=views.align_corners
             )
         total = probs if total is None else total + probs
-    return total / jnp.float32(len(views.scales))
+    return total / jnp.float32(len(logits) // per_scale)
 
 
 def make_predictor(

@@ -79,10 +79,66 @@ def cosine_restart(
     return end + (base - end) * xp.square(xp.sin(xp.pi / 2 * left))
 
 
+def warm_poly(
+    step: Steps,
+    *,
+    base: float,
+    max_steps: int,
+    power: float = 0.9,
+    end: float = 0.0,
+    warmup_steps: int = 0,
+) -> Rates:
+    """From 0 up to `base` in W steps, then `(base - end) (1 - x)^p + end` (BiSMAP).
+
+    With x = (t - W)/(T - W), or (t + 1)/T where W = 0, and at most 1 (bismap.md,
+    section 7). Step 0 of a warm-up has rate 0; step W has `base` in full.
+
+    Args:
+        step: steps taken, t.
+        base: the largest rate.
+        max_steps: T, the warm-up included.
+        power: p.
+        end: rate from step T on; the same for groups of other base rates.
+        warmup_steps: W.
+
+    Example:
+        >>> warm_poly(
+        ...     np.arange(5), base=0.5, max_steps=4, power=1.0, end=0.1, warmup_steps=2
+        ... )
+        array([0.  , 0.25, 0.5 , 0.3 , 0.1 ])
+    """
+    xp, dtype = _namespace(step), _dtype(step)
+    done = step if warmup_steps else step + 1
+    left = xp.maximum(max_steps - done, 0).astype(dtype)
+    rate = end + (base - end) * (left / dtype(max_steps - warmup_steps)) ** power
+    if not warmup_steps:
+        return rate
+    return xp.where(
+        step < warmup_steps, base * step.astype(dtype) / dtype(warmup_steps), rate
+    )
+
+
 def warm_up(step: Steps, steps: int) -> Rates:
     """Factor that rises linearly to 1: `min((t + 1) / steps, 1)`."""
     xp = _namespace(step)
     return xp.minimum((step + 1).astype(_dtype(step)) / steps, 1)
+
+
+def ramp_up(step: Steps, *, length: int, start: int = 0) -> Rates:
+    """Factor `exp(-5 (1 - x)^2)` that rises to 1, x from 0 to 1 over `length` steps.
+
+    Of consistency losses (Laine & Aila, "Temporal Ensembling", ICLR 2017).
+
+    Args:
+        step: steps taken.
+        length: of the rise; 0 makes the factor 1 at once.
+        start: step until which x is 0.
+    """
+    xp, dtype = _namespace(step), _dtype(step)
+    if not length:
+        return xp.ones_like(step, dtype)
+    left = (length - xp.clip(step - start, 0, length)).astype(dtype) / dtype(length)
+    return xp.exp(-5 * xp.square(left))
 
 
 def _left(step: Steps, max_steps: int) -> Rates:

@@ -1,7 +1,7 @@
 """How an image becomes class scores for labelling."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import jax
@@ -18,7 +18,7 @@ from sfda_jax.pseudo_labels import class_maps
 from sfda_jax.registry import check_choice
 from sfda_jax.types import ModelState, Transform
 
-_ENLARGE = ("logits", "class_maps")
+_ENLARGE = ("logits", "mean_logits", "class_maps")
 
 Scores = Callable[[PyTree, Shaped[Array, "b h w 3"]], Float[Array, "b H W c"]]
 """`scores(variables, images)`: pure; images as stored, uint8."""
@@ -31,7 +31,9 @@ class Inference:
     IAST: `size=(640, 1280), resample="lanczos"`, no flip, labels at the input's size
     (its spec's section 3). CRST: `scale=0.9, resample="opencv", flip=True,
     label_size=(1024, 2048)` (section 3.2). CBST: `size=(1850,), resample="rule",
-    flip=True, enlarge="class_maps", label_size=(1024, 2048)` (section 3.1).
+    flip=True, enlarge="class_maps", label_size=(1024, 2048)` (section 3.1). BiSMAP:
+    `size=(1024, 2048), view_sizes=((768, 1536), (1024, 2048), (1536, 3072)),
+    flip=True, enlarge="mean_logits"` (section 8).
 
     Attributes:
         size: (height, width) of the network's input, or its longer side alone; empty
@@ -39,8 +41,11 @@ class Inference:
         scale: factor of the stored size, instead of `size`.
         resample: `bilinear bicubic lanczos` of Pillow, `opencv`'s bilinear, or CBST's
             `rule`: Lanczos if both sides shrink, bicubic if both grow, else bilinear.
-        flip: mean of the probabilities of the image and of its mirror image.
-        enlarge: `logits` are enlarged to the labels' size and then made probabilities;
+        view_sizes: (height, width) that the network's input is resized to, bilinear
+            with aligned corners; every one gives a view. Empty is the input alone.
+        flip: every view also mirrored.
+        enlarge: `logits` are enlarged to the labels' size and then made probabilities,
+            the mean of the views; `mean_logits` averages the enlarged logits first;
             `class_maps` makes them at the network's stride and enlarges those with
             Pillow's filters, unclipped: they leave 0..1 and do not sum to 1.
         label_size: (height, width) of the scores; empty is the input's size.
@@ -50,6 +55,7 @@ class Inference:
     size: tuple[int, ...] = ()
     scale: float = 1.0
     resample: str = "bilinear"
+    view_sizes: tuple[tuple[int, int], ...] = ()
     flip: bool = False
     enlarge: str = "logits"
     label_size: tuple[int, ...] = ()
@@ -68,6 +74,11 @@ class Inference:
                 f"Labelling at label_size={self.label_size} in batches of "
                 f"{self.batch_size} is not possible.",
                 hint="Expected label_size=(height, width) or (), and batch_size >= 1.",
+            )
+        if self.view_sizes and self.enlarge == "class_maps":
+            raise ConfigError(
+                f"Class maps are of one size, not of view_sizes={self.view_sizes}.",
+                hint="Use enlarge='logits' or 'mean_logits', or no view_sizes.",
             )
 
     def transform(self, gamma: float = 1.0) -> Transform:
@@ -95,24 +106,21 @@ class Inference:
             prior: factor of every class at every pixel of the labels' size, cast to
                 float32 and multiplied in last (CBST-SP).
         """
-        views = (False, True) if self.flip else (False,)
+        corners = align_corners(model)
 
         def scores(variables, images):
             images = network_input(model, images)
             size = images.shape[1:3]
             label_size = self.label_size or size
-            if self.enlarge == "class_maps":
-                images = class_maps.padded(images)
-            total = None
-            for mirrored in views:
-                logits = self._logits(model, statistics, variables, images, mirrored)
-                if self.enlarge == "logits":
-                    logits = resize_bilinear(
-                        logits, label_size, align_corners=align_corners(model)
-                    )
-                probs = jax.nn.softmax(logits, axis=-1)
-                total = probs if total is None else total + probs
-            total = total / jnp.float32(len(views))
+            logits = [
+                self._logits(model, statistics, variables, view, mirrored)
+                for view, mirrored in self._views(images)
+            ]
+            if self.enlarge == "mean_logits":
+                mean = mean_logits(logits, label_size, align_corners=corners)
+                total = jax.nn.softmax(mean, axis=-1)
+            else:
+                total = self._mean_probs(logits, label_size, corners)
             if self.enlarge == "class_maps":
                 total = class_maps.enlarged(total, size, label_size)
             if prior is not None:
@@ -120,6 +128,27 @@ class Inference:
             return total
 
         return scores
+
+    def _views(
+        self, images: Float[Array, "b h w 3"]
+    ) -> Iterator[tuple[Float[Array, "b _h _w 3"], bool]]:
+        """Every network input, and whether the network sees it mirrored."""
+        for size in self.view_sizes or (images.shape[1:3],):
+            view = resize_bilinear(images, size, align_corners=True)
+            if self.enlarge == "class_maps":
+                view = class_maps.padded(view)
+            for mirrored in (False, True) if self.flip else (False,):
+                yield view, mirrored
+
+    def _mean_probs(self, logits, label_size, corners):
+        """Mean of the views' probabilities; of class maps not enlarged yet."""
+        total = None
+        for view in logits:
+            if self.enlarge == "logits":
+                view = resize_bilinear(view, label_size, align_corners=corners)
+            probs = jax.nn.softmax(view, axis=-1)
+            total = probs if total is None else total + probs
+        return total / jnp.float32(len(logits))
 
     @staticmethod
     def _logits(model, statistics, variables, images, mirrored):
@@ -136,6 +165,26 @@ class Inference:
 def align_corners(model: nn.Module) -> bool:
     """How the network's publication enlarges logits."""
     return getattr(model, "align_corners", True)
+
+
+def mean_logits(
+    logits: Sequence[Float[Array, "b _h _w c"]],
+    size: tuple[int, int],
+    *,
+    align_corners: bool,
+) -> Float[Array, "b h w c"]:
+    """Mean over views of logits enlarged to `size`, (height, width).
+
+    Args:
+        logits: of every view at any stride, mirrored views turned back.
+        size: of the result.
+        align_corners: how they are enlarged.
+    """
+    total = None
+    for view in logits:
+        view = resize_bilinear(view, size, align_corners=align_corners)
+        total = view if total is None else total + view
+    return total / jnp.float32(len(logits))
 
 
 def _last_axis(prior: Float[Array | np.ndarray, "c H W"]) -> Float[Array, "1 H W c"]:

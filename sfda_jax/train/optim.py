@@ -27,7 +27,7 @@ Schedule = Callable[..., schedules.Rates]
 
 _CHOICES = {
     "name": ("sgd", "mxnet_sgd", "adam", "adamw"),
-    "schedule": ("poly", "cosine", "cosine_restart", "constant"),
+    "schedule": ("poly", "warm_poly", "cosine", "cosine_restart", "constant"),
     "groups": GROUPS,
     "visits": ("once", "published", "modern"),
 }
@@ -41,15 +41,18 @@ class OptimizerSettings:
         name: `sgd`, `mxnet_sgd` (the learning rate inside the momentum buffer), `adam`
             (weight decay added to the gradient, as in PyTorch) or `adamw` (decoupled).
         learning_rate: of the backbone, at the first step.
-        schedule: `poly` (1 - t/max_steps)^power, `cosine` to 0, `cosine_restart` (half
-            cosines to `end_rate`, one after the other) or `constant`.
+        schedule: `poly` (1 - t/max_steps)^power, `warm_poly` (BiSMAP's: from 0 over
+            `warmup_steps`, then poly down to `end_rate`), `cosine` to 0,
+            `cosine_restart` (half cosines to `end_rate`, one after the other) or
+            `constant`.
         max_steps: where `poly` and `cosine` end; a stage may stop earlier.
         power: of `poly`; 1 is linear, 0 constant.
         end_rate: the least rate. Of `poly` it belongs to groups of factor 1; at the
-            end of a restarted cosine all groups share it.
+            end of `warm_poly` and of a restarted cosine all groups share it.
         restart_steps: length of the first half cosine of `cosine_restart`.
         restart_factor: how much longer every following one is.
-        warmup_steps: the rate first rises linearly over so many steps; 0 = none.
+        warmup_steps: the rate first rises linearly over so many steps; 0 = none. Step
+            t has (t + 1) parts of it, in `warm_poly` t.
         momentum: of SGD.
         beta1: decay of Adam's first moment.
         beta2: decay of Adam's second moment.
@@ -94,6 +97,12 @@ class OptimizerSettings:
                 f"optimizer.visits is {self.visits!r} with the name {self.name!r}.",
                 hint="Repeated visits belong to 'sgd'.",
             )
+        if self.schedule == "warm_poly" and self.warmup_steps >= self.max_steps:
+            raise ConfigError(
+                f"optimizer.warmup_steps is {self.warmup_steps} of max_steps "
+                f"{self.max_steps}.",
+                hint="'warm_poly' counts the warm-up among max_steps.",
+            )
         restarts = self.schedule == "cosine_restart"
         if restarts and (self.restart_steps < 1 or self.restart_factor < 1):
             raise ConfigError(
@@ -122,6 +131,14 @@ def make_schedule(settings: OptimizerSettings) -> Schedule:
         length = {"base": 1.0, "max_steps": settings.max_steps}
         if settings.schedule == "poly":
             factor = schedules.poly(step, power=settings.power, end=end, **length)
+        elif settings.schedule == "warm_poly":
+            factor = schedules.warm_poly(
+                step,
+                power=settings.power,
+                end=end / multiplier,
+                warmup_steps=settings.warmup_steps,
+                **length,
+            )
         elif settings.schedule == "cosine":
             factor = schedules.cosine(step, **length)
         elif settings.schedule == "cosine_restart":
@@ -134,7 +151,7 @@ def make_schedule(settings: OptimizerSettings) -> Schedule:
             )
         else:
             factor = schedules.poly(step, power=0.0, **length)
-        if settings.warmup_steps:
+        if settings.warmup_steps and settings.schedule != "warm_poly":
             factor = factor * schedules.warm_up(step, settings.warmup_steps)
         return settings.learning_rate * factor
 

@@ -50,6 +50,12 @@ def test_blur_keeps_a_flat_image():
     np.testing.assert_array_equal(image_ops.blur5(image, 1.3), image)
 
 
+def test_floats_are_normalised_as_bytes_are(image):
+    found = image_ops.normalise_float(image.astype(np.float32))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, image_ops.normalise(image), rtol=0, atol=1e-6)
+
+
 def test_resize_is_height_width(image):
     assert image_ops.resize(image, (8, 12), "bicubic").shape == (8, 12, 3)
     label = image[..., 0]

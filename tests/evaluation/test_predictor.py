@@ -63,7 +63,7 @@ def views_by_hand(model, variables, x, views):
             yield size, run(model, variables, view[:, :, ::-1])[:, :, ::-1]
 
 
-@pytest.mark.parametrize("average", ["probs", "logits", "view_probs"])
+@pytest.mark.parametrize("average", ["probs", "logits", "view_probs", "stride_probs"])
 def test_what_is_averaged(average):
     model, variables = tiny(4)
     x, label_size = 3 * normalize(images()), (25, 41)
@@ -79,10 +79,31 @@ def test_what_is_averaged(average):
         "probs": sum(softmax_at(logits, label_size) for _, logits in seen) / 6,
         "logits": jax.nn.softmax(sum(enlarged(logits) for _, logits in seen) / 6),
         "view_probs": sum(enlarged(softmax_at(lo, size)) for size, lo in seen) / 6,
+        "stride_probs": sum(enlarged(jax.nn.softmax(lo)) for _, lo in seen) / 6,
     }
     np.testing.assert_allclose(found, expected[average], rtol=0, atol=1e-5)
     for other in expected.keys() - {average}:
         assert np.abs(found - expected[other]).max() > 1e-3, other
+
+
+@pytest.mark.parametrize("average", ["logits", "view_probs", "stride_probs"])
+def test_sizes_of_views_need_not_keep_the_shape(average):
+    model, variables = tiny(4)
+    x, label_size = normalize(images((1, 12, 20, 3))), (12, 20)
+
+    def predicted(**which):
+        views = Views(flip=True, average=average, **which)
+        return make_predictor(model, label_size=label_size, views=views)(variables, x)
+
+    sizes = ((6, 10), (12, 20), (18, 30))
+    np.testing.assert_array_equal(
+        predicted(view_sizes=sizes), predicted(scales=(0.5, 1.0, 1.5))
+    )
+    squeezed = predicted(view_sizes=((20, 12),))
+    seen = resize_bilinear(x, (20, 12), align_corners=True)
+    views = Views(flip=True, average=average)
+    predict = make_predictor(model, label_size=label_size, views=views)
+    np.testing.assert_allclose(squeezed, predict(variables, seen), rtol=0, atol=1e-6)
 
 
 def test_class_maps_are_those_of_labelling():

@@ -69,6 +69,33 @@ def test_logits_are_enlarged_and_probabilities_averaged(label_size, flip):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("enlarge", ["logits", "mean_logits"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_views_of_several_sizes(enlarge, flip):
+    model, x = Strided(), images(24, 32)
+    variables = network(model)
+    sizes = ((16, 40), (24, 32))
+    inference = Inference(view_sizes=sizes, flip=flip, enlarge=enlarge)
+    found = jax.jit(inference.make_scores(model))(variables, x)
+
+    def enlarged(view):
+        logits = logits_of(model, variables, view)
+        return resize_bilinear(logits, (24, 32), align_corners=True)
+
+    x = normalize(x)
+    seen = [resize_bilinear(x, size, align_corners=True) for size in sizes]
+    maps = [enlarged(view) for view in seen]
+    if flip:
+        maps += [enlarged(view[:, :, ::-1])[:, :, ::-1] for view in seen]
+    expected = {
+        "logits": sum(map(jax.nn.softmax, maps)) / len(maps),
+        "mean_logits": jax.nn.softmax(sum(maps) / len(maps)),
+    }
+    np.testing.assert_allclose(found, expected.pop(enlarge), rtol=0, atol=1e-5)
+    (other,) = expected.values()
+    assert np.abs(found - other).max() > 0.01
+
+
 def pillow_maps(maps, stride, size, label_size):
     """The two published resizings, one map after the other."""
     rule = Image.Resampling.BILINEAR
@@ -146,6 +173,7 @@ def test_the_host_side_resizes():
         ({"resample": "cubic"}, "bicubic"),
         ({"label_size": (512,)}, "label_size"),
         ({"batch_size": 0}, "batches of 0"),
+        ({"view_sizes": ((8, 8),), "enlarge": "class_maps"}, "view_sizes"),
         ({"size": (8, 8), "scale": 0.9}, "scale=0.9"),
     ],
 )

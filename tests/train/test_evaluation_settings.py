@@ -28,6 +28,12 @@ def test_settings_reach_the_views():
     )
 
 
+def test_sizes_of_views_reach_them():
+    sizes = ((4, 8), (8, 16))
+    settings = EvaluationSettings(size=(8, 16), view_sizes=sizes)
+    assert settings.views(MODEL).sizes((8, 16)) == list(sizes)
+
+
 def test_logits_are_enlarged_as_the_network_has_it():
     centres = segformer.Model(num_classes=3, variant="b0")
     assert not EvaluationSettings(size=(8, 16)).views(centres).align_corners

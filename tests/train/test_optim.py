@@ -88,6 +88,37 @@ def test_schedules():
     np.testing.assert_allclose(warm(steps), [0.2, 1.2, 2, 2], rtol=1e-6)
 
 
+def test_warm_poly_leads_all_groups_to_one_rate():
+    settings = OptimizerSettings(
+        learning_rate=0.2,
+        schedule="warm_poly",
+        warmup_steps=4,
+        max_steps=10,
+        end_rate=0.01,
+        head_multiplier=10.0,
+    )
+    schedule, steps = make_schedule(settings), np.asarray([0, 2, 4, 7, 10, 12])
+    for multiplier in (1.0, 10.0):
+        base = 0.2 * multiplier
+        middle = 0.01 + (base - 0.01) * 0.5**0.9
+        np.testing.assert_allclose(
+            multiplier * schedule(steps, multiplier),
+            [0, base / 2, base, middle, 0.01, 0.01],
+            rtol=1e-12,
+        )
+    # a first step of rate 0 moves nothing, but fills the momentum
+    optimizer = make_optimizer(settings)
+    updates, state = optimizer.update(GRADS[0], optimizer.init(PARAMS), PARAMS)
+    assert not any(np.any(update) for update in jax.tree.leaves(updates))
+    moments = optax.tree.get(state, "trace")
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(moments))
+
+
+def test_warm_up_must_leave_steps():
+    with pytest.raises(ConfigError, match="warmup_steps is 10 of max_steps 10"):
+        OptimizerSettings(schedule="warm_poly", warmup_steps=10, max_steps=10)
+
+
 LAYERS = {
     "backbone": {
         "conv1": {"kernel": jnp.asarray([0.3, -0.0])},
