@@ -4,16 +4,29 @@
 matter for parity, so nothing else in the package resizes on the device.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 
-def _interpolation_matrix(
-    n_in: int, n_out: int, align_corners: bool, dtype: type[np.floating] = np.float32
-) -> np.ndarray:
-    """Rows of two neighbouring weights, `[n_out, n_in]`.
+class Neighbours(NamedTuple):
+    """Two input positions of each output position, and the share of the second."""
+
+    low: Int[np.ndarray, "n"]
+    high: Int[np.ndarray, "n"]
+    share: Float[np.ndarray, "n"]
+
+
+def neighbours(
+    n_in: int,
+    n_out: int,
+    align_corners: bool,
+    dtype: type[np.floating] = np.float32,
+) -> Neighbours:
+    """What a bilinear resize along one axis interpolates between.
 
     Positions are of `dtype` with one rounding, as in PyTorch's kernels.
     """
@@ -25,10 +38,18 @@ def _interpolation_matrix(
         position = np.maximum((scale * (out + 0.5) - 0.5).astype(dtype), dtype(0))
     low = np.minimum(position.astype(np.int32), n_in - 1)
     high = np.minimum(low + 1, n_in - 1)
-    fraction = position - low.astype(dtype)
+    return Neighbours(low, high, position - low.astype(dtype))
+
+
+def _interpolation_matrix(
+    n_in: int, n_out: int, align_corners: bool, dtype: type[np.floating] = np.float32
+) -> np.ndarray:
+    """Rows of two neighbouring weights, `[n_out, n_in]`."""
+    low, high, share = neighbours(n_in, n_out, align_corners, dtype)
+    out = np.arange(n_out)
     matrix = np.zeros((n_out, n_in), dtype)
-    np.add.at(matrix, (out, low), 1 - fraction)
-    np.add.at(matrix, (out, high), fraction)
+    np.add.at(matrix, (out, low), 1 - share)
+    np.add.at(matrix, (out, high), share)
     return matrix
 
 

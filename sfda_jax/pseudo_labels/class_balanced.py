@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int64, PyTree, UInt8
 
-from sfda_jax.errors import ConfigError, TrainingError
+from sfda_jax.errors import ConfigError
 from sfda_jax.pseudo_labels.confidence_histogram import Histogram
 from sfda_jax.pseudo_labels.confidence_ranks import Accumulator, Radix
 from sfda_jax.pseudo_labels.confidence_spool import Spool
 from sfda_jax.pseudo_labels.selector import State, Total
-from sfda_jax.pseudo_labels.threshold import likeliest
+from sfda_jax.pseudo_labels.threshold import check_finite, likeliest
 from sfda_jax.registry import check_choice
 from sfda_jax.types import IGNORE
 
@@ -121,7 +121,7 @@ class Selector:
         for labels, confidence in zip(
             measured["labels"], measured["confidence"], strict=True
         ):
-            _check_finite(confidence)
+            check_finite(confidence)
             pixels = np.bincount(labels.reshape(-1), minlength=num_classes)
             places = sampled_places(labels, pixels, stride=self.stride)
             sampled = -(-pixels // self.stride)
@@ -308,15 +308,6 @@ def assign_lrent(
 def _as_last(thresholds: Array, like: Array) -> Array:
     """`[C]` with the leading axes of `like`, of length 1."""
     return thresholds.reshape((1,) * (like.ndim - 1) + (-1,))
-
-
-def _check_finite(confidence: np.ndarray) -> None:
-    if not np.isfinite(confidence).all():
-        raise TrainingError(
-            "The labelling network gives scores that are not finite.",
-            hint="Label with an earlier checkpoint (labels_from), or lower the "
-            "learning rate of the stage that trained it.",
-        )
 
 
 def _own(state: State) -> dict[str, np.ndarray]:

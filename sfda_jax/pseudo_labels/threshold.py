@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 
+from sfda_jax.errors import TrainingError
 from sfda_jax.types import IGNORE
 
 
@@ -33,3 +34,17 @@ def reaching(
     """Host: the labels whose confidence reaches their class's threshold, else 255."""
     kept = confidence >= thresholds[labels]
     return np.where(kept, labels, np.uint8(IGNORE))
+
+
+def check_finite(scores: Float[np.ndarray, "*n"]) -> None:
+    """Host: refuses scores that are not numbers.
+
+    Raises:
+        TrainingError: one is not finite.
+    """
+    if not np.isfinite(scores).all():
+        raise TrainingError(
+            "The labelling network gives scores that are not finite.",
+            hint="Label with an earlier checkpoint (labels_from), or lower the "
+            "learning rate of the stage that trained it.",
+        )
