@@ -1,55 +1,62 @@
 """Speed and memory of a recipe's steps and input pipeline, on generated data."""
 
 import dataclasses
-import pathlib
-import resource
 import statistics
-import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 
+from sfda_jax.registry import check_choice
 from sfda_jax.train.dry_run import Trial, start_trial
+from sfda_jax.train.memory import device_peak, host_peak_gib
 from sfda_jax.train.parallel import make_parallel
 from sfda_jax.train.recipe import Recipe
 from sfda_jax.train.states import init_network
 
 
-def bench(recipe: Recipe, *, num_steps: int = 10) -> list[dict[str, Any]]:
+def bench(
+    recipe: Recipe, *, num_steps: int = 10, stage: str = ""
+) -> list[dict[str, Any]]:
     """One row per stage with steps.
 
     Args:
         recipe: any; its datasets are replaced by procedural images.
         num_steps: timed steps (after one that is not).
+        stage: the only one to time; empty for all.
 
     Returns:
         Rows of: stage, batch, compile_seconds, step_median, step_min, step_max
         (seconds), images_per_second, host_peak_gib, device_peak_gib (where the device
         tells), temporary_gib (as the compiler counts it).
+
+    Raises:
+        ConfigError: unknown stage.
     """
+    names = [entry.name for entry in recipe.stages]
+    if stage:
+        check_choice("--stage", stage, names)
     data = dataclasses.replace(recipe.data, generated=True)
     recipe = dataclasses.replace(recipe, data=data)
     parallel = make_parallel(recipe.parallel.mode, recipe.parallel.devices)
     student = init_network(recipe)
     rows = []
-    for index, stage in enumerate(recipe.stages):
-        if not stage.rounds[0].num_steps:
+    for index, entry in enumerate(recipe.stages):
+        if not entry.rounds[0].num_steps or stage not in ("", entry.name):
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            trial = start_trial(
-                recipe,
-                index,
-                parallel=parallel,
-                student=student,
-                folder=pathlib.Path(folder),
-                input_batches=num_steps,
-            )
+        with start_trial(
+            recipe,
+            index,
+            parallel=parallel,
+            student=student,
+            input_batches=num_steps,
+        ) as trial:
             seconds = _time_steps(trial, num_steps)
         median = statistics.median(seconds)
         rows.append(
             {
-                "stage": stage.name,
+                "stage": entry.name,
                 "batch": trial.images,
                 "devices": parallel.num_devices,
                 "compile_seconds": round(trial.compile_seconds, 2),
@@ -58,12 +65,18 @@ def bench(recipe: Recipe, *, num_steps: int = 10) -> list[dict[str, Any]]:
                 "step_max": round(max(seconds), 4),
                 "images_per_second": round(trial.images / median, 2),
                 "input_images_per_second": round(trial.input_rate, 2),
-                "host_peak_gib": _host_peak_gib(),
-                **_device_peak(),
+                "host_peak_gib": host_peak_gib(),
+                **device_peak(),
                 **trial.memory(),
             }
         )
     return rows
+
+
+def compared(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with `relative`: their median step over the first one's."""
+    first = rows[0]["step_median"] if rows else 0.0
+    return [{**row, "relative": round(row["step_median"] / first, 3)} for row in rows]
 
 
 def format_rows(rows: list[dict[str, Any]]) -> str:
@@ -89,13 +102,3 @@ def _time_steps(trial: Trial, count: int) -> list[float]:
         jax.block_until_ready(state)
         seconds.append(time.perf_counter() - started)
     return seconds
-
-
-def _host_peak_gib() -> float:
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)
-
-
-def _device_peak() -> dict[str, float]:
-    stats = jax.local_devices()[0].memory_stats() or {}
-    peak = stats.get("peak_bytes_in_use")
-    return {} if peak is None else {"device_peak_gib": round(peak / 2**30, 3)}

@@ -1,12 +1,13 @@
 """What a recipe will do and what it costs, without doing it."""
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import pathlib
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -28,18 +29,18 @@ def plan(recipe: Recipe) -> str:
     access = make_access(recipe)
     task = recipe.task
     lines = [f"{recipe.name}: task {task.name}, {task.classes.name}, {task.headline}"]
-    for domain in ("source", "target"):
-        side = getattr(task, domain)
-        if side is None:
-            lines.append(f"  {domain}: none")
-            continue
+    if task.source is None:
+        lines.append("  source: none")
+    for name, side in recipe.domains.items():
+        domain = "source" if name == "source" else "target"
+        data = access if domain == "source" else access.with_target(side)
         labels = "labelled" if domain == "source" else "no labels"
-        count = len(access.train(domain))
+        count = len(data.train(domain))
         chosen = f", list {side.train_list}" if side.train_list else ""
-        text = f"  {domain}: {side.dataset} {side.train}{chosen} "
+        text = f"  {name}: {side.dataset} {side.train}{chosen} "
         text += f"({count} images, {labels})"
         if side.eval:
-            text += f", {side.eval} ({len(access.eval(domain))} labelled)"
+            text += f", {side.eval} ({len(data.eval(domain))} labelled)"
         lines.append(text)
     for number, stage in enumerate(recipe.stages, 1):
         steps = [entry.num_steps for entry in stage.rounds]
@@ -64,23 +65,16 @@ def compile_report(recipe: Recipe) -> list[dict[str, Any]]:
     for index, stage in enumerate(recipe.stages):
         if not stage.rounds[0].num_steps:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            trial = start_trial(
-                recipe,
-                index,
-                parallel=parallel,
-                student=student,
-                folder=pathlib.Path(folder),
+        with start_trial(recipe, index, parallel=parallel, student=student) as trial:
+            rows.append(
+                {
+                    "stage": stage.name,
+                    "parameters": sum(x.size for x in jax.tree.leaves(student.params)),
+                    "batch_seconds": round(trial.batch_seconds, 3),
+                    "compile_seconds": round(trial.compile_seconds, 2),
+                    **trial.memory(),
+                }
             )
-        rows.append(
-            {
-                "stage": stage.name,
-                "parameters": sum(x.size for x in jax.tree.leaves(student.params)),
-                "batch_seconds": round(trial.batch_seconds, 3),
-                "compile_seconds": round(trial.compile_seconds, 2),
-                **trial.memory(),
-            }
-        )
     return rows
 
 
@@ -112,28 +106,49 @@ class Trial:
         }
 
 
+@contextlib.contextmanager
 def start_trial(
     recipe: Recipe,
     index: int,
     *,
     parallel: Parallel,
     student: ModelState,
-    folder: pathlib.Path,
     input_batches: int = 0,
-) -> Trial:
+) -> Iterator[Trial]:
     """A stage's first round on a few images, its first batch loaded, its step compiled.
+
+    What the round writes, which its step may read, lasts as long as the context.
 
     Args:
         recipe: the recipe.
         index: which stage.
         parallel: devices and mode.
-        student: the network it starts from.
-        folder: for what the round writes; has to stay while the step is used.
+        student: the network it starts from, and labels with.
         input_batches: how many more batches to read, for `Trial.input_rate`.
 
     Raises:
         SfdaError: whatever the real run would stop at.
     """
+    with tempfile.TemporaryDirectory() as folder:
+        yield _trial(
+            recipe,
+            index,
+            parallel=parallel,
+            student=student,
+            folder=pathlib.Path(folder),
+            input_batches=input_batches,
+        )
+
+
+def _trial(
+    recipe: Recipe,
+    index: int,
+    *,
+    parallel: Parallel,
+    student: ModelState,
+    folder: pathlib.Path,
+    input_batches: int,
+) -> Trial:
     recipe = _with_steps(recipe, index, 1 + _READ_AHEAD + input_batches)
     method, settings = recipe.stages[index].at_round(0)
     optimizer = make_optimizer(settings)
@@ -142,6 +157,7 @@ def start_trial(
     student = jax.tree.map(lambda x: x.copy(), student)
     state = start_state(method, optimizer, student, key)
     access = dataclasses.replace(make_access(recipe), limit=_FEW)
+    access = access.with_target(method.task.target)
     ctx = make_round_context(
         folder,
         recipe,
@@ -184,13 +200,10 @@ def start_trial(
 
 
 def _with_steps(recipe: Recipe, index: int, num_steps: int) -> Recipe:
-    """The recipe with a first round of a stage that lasts at least so long.
-
-    It labels with the student: no other network of the run is there.
-    """
+    """The recipe with a first round of a stage that lasts at least so long."""
     stages = list(recipe.stages)
     first, *others = stages[index].rounds
     num_steps = max(first.num_steps, num_steps)
-    first = dataclasses.replace(first, num_steps=num_steps, labels_from="")
+    first = dataclasses.replace(first, num_steps=num_steps)
     stages[index] = dataclasses.replace(stages[index], rounds=(first, *others))
     return dataclasses.replace(recipe, stages=tuple(stages))

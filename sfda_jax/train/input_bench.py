@@ -160,9 +160,10 @@ def _streams(
         round_=0,
         access=access,
         parallel=make_parallel("jit", 1),
+        trial=True,
     )
     fields = {f.name: getattr(ctx, f.name) for f in dataclasses.fields(ctx)}
-    fields |= {"num_steps": max(images, ctx.num_steps), "trial": True}
+    fields["num_steps"] = max(images, ctx.num_steps)
     ctx = _LabelContext(**fields)
     state = start_state(
         method, make_optimizer(settings), init_network(recipe), stage_key(recipe, index)

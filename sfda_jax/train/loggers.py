@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import psutil
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
@@ -75,11 +74,6 @@ def progress(description: str, total: int, initial: int) -> tqdm:
         mininterval=0.5 if terminal else 20.0,
         file=sys.stderr,
     )
-
-
-def memory_gib() -> float:
-    """Resident memory of this process, GiB."""
-    return psutil.Process().memory_info().rss / 2**30
 
 
 def _lines(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 import logging
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from sfda_jax.registry import check_choice
+from sfda_jax.train.memory import host_peak_gib
 from sfda_jax.weights.layout import init_state
 from sfda_jax.weights.networks import NETWORKS
 
@@ -83,9 +83,7 @@ def _measure(
         "pass": "forward+backward" if backward else "forward",
         "compile_seconds": round(compiled, 1),
         "step_median": round(statistics.median(seconds), 2),
-        "host_peak_gib": round(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2
-        ),
+        "host_peak_gib": host_peak_gib(),
         "temporary_gib": round(memory.temp_size_in_bytes / 2**30, 2),
     }
 

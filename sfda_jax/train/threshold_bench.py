@@ -7,7 +7,6 @@ with their number.
 import logging
 import multiprocessing
 import pathlib
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from jaxtyping import Array, Float, Int
 
 from sfda_jax.ops.processes import total
 from sfda_jax.pseudo_labels.class_balanced import Selector, sampled_places
+from sfda_jax.train.memory import device_peak, host_peak_gib
 
 VARIANTS = ("exact_spool", "exact_radix", "hist", "keep_all")
 
@@ -188,7 +188,7 @@ def _measure(
         return jax.tree.map(np.array, measure(scores))
 
     summarise(generate(jnp.int32(0)))
-    started = _peak_bytes()
+    started = host_peak_gib()
     seconds = dict.fromkeys(("generate", "device", "host", "settle"), 0.0)
     with tempfile.TemporaryDirectory() as folder:
         if variant == "keep_all":
@@ -209,9 +209,9 @@ def _measure(
         "passes": passes,
         "pass_seconds": round(sum(seconds.values()) - seconds["generate"], 2),
         **{f"{name}_seconds": round(value, 2) for name, value in seconds.items()},
-        "host_start_gib": round(started / _GIB, 3),
-        "host_peak_gib": round(_peak_bytes() / _GIB, 3),
-        **_device_peak(),
+        "host_start_gib": started,
+        "host_peak_gib": host_peak_gib(),
+        **device_peak(),
         "kept_gib": round(kept / _GIB, 3),
     }
     return row, thresholds
@@ -222,23 +222,3 @@ def _timed(seconds: dict[str, float], name: str, function: Callable, *inputs: An
     result = jax.block_until_ready(function(*inputs))
     seconds[name] += time.perf_counter() - began
     return result
-
-
-def _peak_bytes() -> int:
-    """The most memory this process has held.
-
-    Linux tells it for the program alone; its other count, the only one elsewhere,
-    begins with what the parent process held.
-    """
-    status = pathlib.Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _device_peak() -> dict[str, float]:
-    stats = jax.local_devices()[0].memory_stats() or {}
-    peak = stats.get("peak_bytes_in_use")
-    return {} if peak is None else {"device_peak_gib": round(peak / _GIB, 3)}
