@@ -2,19 +2,15 @@
 
 import dataclasses
 import logging
-import math
 import pathlib
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from sfda_jax.data.access import DataAccess
 from sfda_jax.data.lists import describe
 from sfda_jax.data.streams import open_stream
-from sfda_jax.errors import TrainingError
 from sfda_jax.train import recipe as recipes
 from sfda_jax.train.checkpoints import (
     Checkpoints,
@@ -22,8 +18,9 @@ from sfda_jax.train.checkpoints import (
     network,
     open_checkpoints,
 )
+from sfda_jax.train.health import Collapse, HealthMonitor, log_rollback, stop_error
 from sfda_jax.train.interrupt import Interrupted, stop_requests
-from sfda_jax.train.loggers import MetricsLog, memory_gib, open_log, progress
+from sfda_jax.train.loggers import MetricsLog, open_log, progress
 from sfda_jax.train.lookups import compile_round, split_streams
 from sfda_jax.train.optim import make_optimizer
 from sfda_jax.train.origins import kept_positions, origin_network, stage_origin
@@ -33,6 +30,7 @@ from sfda_jax.train.round_context import make_round_context
 from sfda_jax.train.run_dir import environment, write_json
 from sfda_jax.train.scoring import Scorer
 from sfda_jax.train.states import stage_key, start_state
+from sfda_jax.train.step_log import StepLog
 from sfda_jax.types import AdaptState, ModelState, StreamSpec
 from sfda_jax.weights.layout import abstract_state
 
@@ -63,15 +61,18 @@ def adapt(recipe: Recipe, run_dir: pathlib.Path) -> None:
     maps, logs and checkpoints stay in `run_dir`, and the same call resumes.
 
     Raises:
-        SfdaError: bad data, a full disk, a non-finite loss.
+        SfdaError: bad data, a full disk, a non-finite loss, a collapse where
+            `health.action` is `stop`.
         Interrupted: SIGTERM or Ctrl-C, after everything was saved.
     """
     parallel = make_parallel(recipe.parallel.mode, recipe.parallel.devices)
     access = make_access(recipe)
-    chosen = access.used_lists()
+    domains = recipe.domains
+    access.check_eval(domains)
+    chosen = access.used_lists(domains)
     for domain, record in chosen.items():
         _log.info("%s", describe(domain, record))
-    found = environment(access.fingerprints(), chosen)
+    found = environment(access.fingerprints(domains), chosen)
     write_json(run_dir / "environment.json", found)
     kept = {recipes.tick(recipe, position) for position in kept_positions(recipe)}
     with (
@@ -111,10 +112,11 @@ def _run_stages(run: _Run, access: DataAccess, latest: int | None) -> None:
     if latest is not None:
         position = recipes.position_of(recipe, latest)
         state = run.checkpoints.restore(latest, _abstract(run, position))
-        _log.info("Resuming at %s.", _describe(recipe, position))
+        _log.info("Resuming at %s.", recipes.describe(recipe, position))
     for index, stage in enumerate(recipe.stages):
         if not stage.trains_on_source:
             access = access.without_source()
+        access = access.with_target(stage.task.target)
         if index < position.stage:
             continue
         if state is None:
@@ -125,7 +127,11 @@ def _run_stages(run: _Run, access: DataAccess, latest: int | None) -> None:
             state = _start(run, index, student)
         for round_ in range(position.round, len(stage.rounds)):
             start = Position(index, round_, position.step)
-            state = _run_round(run, start, access, state)
+            try:
+                state = _run_round(run, start, access, state)
+            except Collapse as collapse:
+                state = _last_healthy(run, collapse)
+                break
             position = Position(index, round_ + 1)
         run.scorer.score_stage(index, network(state, stage.network), access)
         position, state = Position(index + 1), None
@@ -153,6 +159,33 @@ def _round_start(run: _Run, start: Position, state: AdaptState) -> AdaptState:
         return state.replace(
             opt_state=make_optimizer(settings).init(state.student.params)
         )
+    return state
+
+
+def _last_healthy(run: _Run, collapse: Collapse) -> AdaptState:
+    """The stage's last healthy state, saved as its end; an error where it stops."""
+    recipe, checkpoints, index = run.recipe, run.checkpoints, collapse.position.stage
+    checkpoints.wait()
+    kept = checkpoints.latest()
+    if recipe.health.action == "stop":
+        raise stop_error(recipe, run.run_dir, collapse, kept)
+    if kept is None or kept < run.tick(Position(index)):
+        to = None
+        origin = stage_origin(recipe, index)
+        healthy = _start(run, index, origin_network(recipe, run.run_dir, origin))
+    else:
+        to = recipes.position_of(recipe, kept)
+        healthy = checkpoints.restore(kept, _abstract(run, to))
+    log_rollback(recipe, run.log, collapse, to)
+    # As the last round would have left it: a resumed run restores that.
+    end = recipes.stage_end(recipe, index)
+    state = _start(run, index, healthy.student, end.round)
+    state = state.replace(step=healthy.step, teacher=healthy.teacher)
+    # What the recipe refers to by name has to be there, though it was not reached.
+    for number in sorted(run.kept):
+        if (-1 if kept is None else kept) < number <= run.tick(end):
+            checkpoints.save(number, state)
+            checkpoints.wait()
     return state
 
 
@@ -184,8 +217,13 @@ def _run_round(
         parallel=parallel,
         stop=run.stop,
     )
+    monitor = HealthMonitor(
+        recipe, run.run_dir, start=start, access=access, log=run.log
+    )
     if not start.step:
         state = _round_start(run, start, state)
+    if start == Position(start.stage):
+        monitor.begin(start, network(state, stage.network))
     begun, streams = method.begin_round(ctx, state)
     state = state if start.step else begun
     run.scorer.score_pseudo_labels(ctx.store, start, access)
@@ -205,7 +243,13 @@ def _run_round(
         try:
             placed = parallel.put_state(state)
             state = _run_steps(
-                run, start, placed, step=step, batches=batches, access=access
+                run,
+                start,
+                placed,
+                step=step,
+                batches=batches,
+                access=access,
+                monitor=monitor,
             )
         finally:
             batches.close()
@@ -245,7 +289,14 @@ def open_batches(
 
 
 def _run_steps(
-    run: _Run, start: Position, state, *, step, batches, access: DataAccess
+    run: _Run,
+    start: Position,
+    state,
+    *,
+    step,
+    batches,
+    access: DataAccess,
+    monitor: HealthMonitor,
 ) -> AdaptState:
     """The steps of a round. `state` is as the compiled step takes it, donated."""
     recipe, parallel = run.recipe, run.parallel
@@ -253,21 +304,29 @@ def _run_steps(
     key = stage_key(recipe, start.stage)
     total = stage.rounds[start.round].num_steps
     title = f"{stage.name} {start.round + 1}/{len(stage.rounds)}"
-    window = _Window(run)
+    window = StepLog(recipe, parallel, log=run.log, checkpoints=run.checkpoints)
     with progress(title, total, start.step) as bar:
         for number, batch in enumerate(batches, start.step + 1):
             here = dataclasses.replace(start, step=number)
             placed = {name: parallel.put_batch(part) for name, part in batch.items()}
             state, metrics = step(state, placed, key)
             window.add(here, metrics, batch)
-            stopping = run.stop()
-            due = number % recipe.checkpoint.every == 0 or run.tick(here) in run.kept
-            saving = due and number < total
-            if number % recipe.log.every == 0 or number == total or saving or stopping:
+            stopping, end = run.stop(), number == total
+            kept = run.tick(here) in run.kept
+            due = number % recipe.checkpoint.every == 0 or kept or end
+            looking = monitor.due(number, saving=due)
+            if number % recipe.log.every == 0 or due or looking or stopping:
                 shown = window.flush()
                 bar.set_postfix(shown, refresh=False)
             bar.update()
-            if saving or stopping:
+            healthy = True
+            if looking:
+                plain = network(parallel.get_state(state), stage.network)
+                healthy = monitor.look(here, plain, final=kept or end)
+            elif stopping:
+                plain = network(parallel.get_state(state), stage.network)
+                healthy = monitor.allows(plain)
+            if healthy and (stopping or (due and not end)):
                 run.checkpoints.save(run.tick(here), _copy(parallel.get_state(state)))
             if stopping:
                 run.checkpoints.wait()
@@ -277,83 +336,6 @@ def _run_steps(
                 plain = network(parallel.get_state(state), stage.network)
                 run.scorer.score_now(here, plain, access)
     return parallel.get_state(state)
-
-
-class _Window:
-    """Metrics of the steps since the last log line, still on the device.
-
-    Every step's loss is looked at before anything is saved, so that the last
-    checkpoint is always a good one.
-    """
-
-    def __init__(self, run: _Run):
-        self._run = run
-        self._steps = []
-        self._since = time.perf_counter()
-
-    def add(self, position: Position, metrics, batch) -> None:
-        rows = {name: part.get("index") for name, part in batch.items()}
-        images = sum(len(next(iter(part.values()))) for part in batch.values())
-        self._steps.append((position, metrics, rows, images))
-
-    def flush(self) -> dict[str, str]:
-        """Logs the window's means; returns what the progress bar shows."""
-        run, steps = self._run, self._steps
-        values = run.parallel.get_metrics([metrics for _, metrics, _, _ in steps])
-        for (position, _, rows, _), metrics in zip(steps, values, strict=True):
-            if not math.isfinite(metrics["loss"]):
-                raise _not_finite(run, position, metrics, rows)
-        now = time.perf_counter()
-        seconds = (now - self._since) / len(steps)
-        images = steps[-1][3]
-        means = {k: float(np.mean([v[k] for v in values])) for k in values[0]}
-        position = steps[-1][0]
-        run.log.write(
-            run.tick(position),
-            {
-                "stage": run.recipe.stages[position.stage].name,
-                "round": position.round,
-                "step": position.step,
-                **means,
-                "step_seconds": round(seconds, 4),
-                "images_per_second": round(images / seconds, 2),
-                "memory_gib": round(memory_gib(), 3),
-            },
-        )
-        self._steps, self._since = [], now
-        return {
-            "loss": f"{means['loss']:.4g}",
-            "s/step": f"{seconds:.3f}",
-            "img/s": f"{images / seconds:.1f}",
-            "mem": f"{memory_gib():.1f}G",
-        }
-
-
-def _not_finite(run: _Run, position: Position, metrics, rows) -> TrainingError:
-    listed = "; ".join(
-        f"{name}: {np.asarray(ids).tolist()}"
-        for name, ids in rows.items()
-        if ids is not None
-    )
-    latest = run.checkpoints.latest()
-    good = "none" if latest is None else run.checkpoints.directory / str(latest)
-    lr = metrics.get("learning_rate", math.nan)
-    return TrainingError(
-        f"Loss is {float(metrics['loss'])} at {_describe(run.recipe, position)} "
-        f"(learning rate {float(lr):.3g}); dataset positions of the batch: "
-        f"{listed or 'unknown'}. Last good checkpoint: {good}.",
-        hint="Lower config.stages.NAME.optimizer.learning_rate and start in a new "
-        "--workdir.",
-    )
-
-
-def _describe(recipe: Recipe, position: Position) -> str:
-    stage = recipe.stages[position.stage]
-    total = stage.rounds[position.round].num_steps
-    return (
-        f"stage {stage.name!r}, round {position.round + 1}/{len(stage.rounds)}, "
-        f"step {position.step}/{total}"
-    )
 
 
 def _copy(state: AdaptState) -> AdaptState:
