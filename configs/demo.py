@@ -29,6 +29,7 @@ def get_config():
             "model": {"name": "tiny"},
             "evaluation": {"size": SIZE, "batch_size": 8},
             "checkpoint": {"every": 100},
+            "health": {"every": 50},
             "pipeline": ("source", "adabn", "dtst", "refresh"),
             "stages": {
                 "source": {

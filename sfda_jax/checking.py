@@ -89,9 +89,9 @@ def check_recipe(
     """
     recipe = configs.build(config)
     access = loop.make_access(recipe)
-    sides = {d: getattr(recipe.task, d) for d in ("source", "target")}
+    sides = recipe.domains.values()
     reports: dict[tuple[str, str], CheckReport] = {}
-    for side in filter(None, sides.values()):
+    for side in sides:
         folder = _folder(recipe.data.manual_dirs, side)
         if folder and (side.dataset, side.variant) not in reports:
             reports[side.dataset, side.variant] = check_dataset(
@@ -100,9 +100,10 @@ def check_recipe(
     if any(report.errors for report in reports.values()):
         return "", list(reports.values())
     lines = [dry_run.plan(recipe)]
-    for domain, side in sides.items():
-        if side and side.eval and (side.dataset, side.variant) not in reports:
-            shares = _class_shares(recipe.task.classes, access.eval(domain))
+    for side in sides:
+        if side.eval and (side.dataset, side.variant) not in reports:
+            labelled = access.with_target(side).eval("target")
+            shares = _class_shares(recipe.task.classes, labelled)
             lines.append(f"  {side.dataset} {side.eval}: {shares}")
     return "\n".join(lines), list(reports.values())
 

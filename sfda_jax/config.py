@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sfda_jax import settings
 from sfda_jax.data.label_maps import read_class_file
 from sfda_jax.errors import ConfigError
-from sfda_jax.overrides import lookup, override, plain, plant, typed
+from sfda_jax.overrides import lookup, override, plain, plant, type_error, typed
 from sfda_jax.registry import check_choice, closest, resolve
 from sfda_jax.tasks import ClassSpace, Domain, Task, class_space
 from sfda_jax.train import recipe as parts
@@ -26,11 +26,12 @@ _SECTIONS = {
     "evaluation": parts.EvaluationSettings,
     "checkpoint": parts.CheckpointSettings,
     "log": parts.LogSettings,
+    "health": parts.HealthSettings,
 }
 _EXAMPLE = "See configs/demo.py."
 _STAGE_KEYS = (
     *("method", "settings", "optimizer", "rounds"),
-    *("init_from", "network", "fresh_optimizer"),
+    *("init_from", "network", "fresh_optimizer", "target"),
 )
 
 
@@ -140,11 +141,15 @@ def build(config: ConfigDict) -> parts.Recipe:
         for name in full["pipeline"]
     )
     _check_source_free(task, stages)
-    if not any(stage.trains_on_source for stage in stages):
-        # A source that no stage trains on is not asked for.
-        task = dataclasses.replace(task, source=None)
-        stages = tuple(stage.with_task(task) for stage in stages)
     sections = {key: cls(**full[key]) for key, cls in _SECTIONS.items()}
+    trained = any(stage.trains_on_source for stage in stages)
+    if not trained and not sections["evaluation"].source:
+        # A source that nobody trains on or is scored on is not asked for.
+        task = dataclasses.replace(task, source=None)
+        stages = tuple(
+            stage.with_task(dataclasses.replace(stage.task, source=None))
+            for stage in stages
+        )
     check_choice("config.parallel.mode", sections["parallel"].mode, ("jit", "pmap"))
     if sections["evaluation"].oracle and not sections["evaluation"].every:
         raise ConfigError(
@@ -254,7 +259,16 @@ def _complete_stage(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
         "fresh_optimizer": typed(
             f"{where}.fresh_optimizer", given.get("fresh_optimizer", False), bool
         ),
+        "target": _complete_target(f"{where}.target", given.get("target", {})),
     }
+
+
+def _complete_target(where: str, given: Any) -> dict[str, str]:
+    """What a stage changes of the task's target."""
+    if not isinstance(given, Mapping):
+        raise type_error(where, given, "a mapping, e.g. {'train': 'dusk_train'}")
+    settings.reject_unknown(where, given, {f.name for f in dataclasses.fields(Domain)})
+    return {key: typed(f"{where}.{key}", value, str) for key, value in given.items()}
 
 
 def _complete_round(where: str, given: Mapping[str, Any], method: type) -> dict:
@@ -286,6 +300,8 @@ def _build_stage(name, full, model, task) -> parts.Stage:
         f"config.stages.{name}.network", full["network"], ("student", "teacher")
     )
     method = resolve("methods", full["method"])
+    target = dataclasses.replace(task.target, **full["target"])
+    task = dataclasses.replace(task, target=target)
     arguments = settings.build(method, full["settings"])
     rounds = []
     for number, entry in enumerate(full["rounds"]):

@@ -12,8 +12,8 @@ from ml_collections import ConfigDict
 from sfda_jax.errors import ConfigError
 from sfda_jax.registry import closest
 
-# Sections where the user makes up the keys.
-_OPEN_SECTIONS = {"data.manual_dirs"}
+# Sections whose keys the user makes up, or that are refused later with the closest.
+_OPEN_SECTIONS = re.compile(r"data\.manual_dirs|stages\.[^.]+\.target")
 
 
 def plain(value: Any) -> Any:
@@ -94,7 +94,7 @@ def override(tree: dict, key: str, text: str) -> None:
     steps = list(_walk(tree, key))
     seen = ""
     for container, step in steps:
-        if not _holds(container, step) and seen not in _OPEN_SECTIONS:
+        if not _holds(container, step) and not _OPEN_SECTIONS.fullmatch(seen):
             known = list(container) if isinstance(container, Mapping) else []
             full = f"{seen}.{step}" if seen else str(step)
             raise ConfigError(

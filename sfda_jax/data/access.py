@@ -47,6 +47,11 @@ class DataAccess:
         """The same data after the source stage: source training streams are refused."""
         return dataclasses.replace(self, source_closed=self.task.source_free)
 
+    def with_target(self, target: Domain) -> "DataAccess":
+        """The same data with another domain as the target."""
+        task = dataclasses.replace(self.task, target=target)
+        return dataclasses.replace(self, task=task)
+
     def train(self, domain: str) -> RandomAccess:
         """The training examples of `source` (labelled) or `target` (never labelled).
 
@@ -138,31 +143,46 @@ class DataAccess:
         kind = f"class_maps{num_classes}-{size[0]}x{size[1]}"
         return self._kept(domain, kind, count)["counts"]
 
-    def used_lists(self) -> dict[str, dict[str, Any]]:
+    def used_lists(self, domains: Mapping[str, Domain]) -> dict[str, dict[str, Any]]:
         """Domain → which of its training examples are used: `lists.Selection.record`.
 
         Raises:
             ConfigError: an unknown list, or one of another dataset.
-            DataError: examples of a list that are not there.
+            DataError: an unknown split; examples of a list that are not there.
         """
         if self.generated_size is not None:
             return {}
         return {
-            domain: {
+            name: {
                 "dataset": side.dataset,
                 "split": side.train,
                 **self._selection(side).record(),
             }
-            for domain in ("source", "target")
-            if (side := getattr(self.task, domain)) is not None
+            for name, side in domains.items()
         }
 
-    def fingerprints(self) -> dict[str, str]:
-        """Dataset → fingerprint of its prepared set."""
+    def check_eval(self, domains: Mapping[str, Domain]) -> None:
+        """Opens the evaluation splits, so that a missing one is known at once.
+
+        Raises:
+            DataError: an unknown split, or one without labels.
+        """
+        for side in domains.values():
+            if side.eval:
+                self._open(side, side.eval, labelled=True)
+
+    def fingerprints(self, domains: Mapping[str, Domain]) -> dict[str, str]:
+        """Dataset, with its variant where there are several → prepared set's print."""
         if self.generated_size is not None:
             return {"generated": str(self.generated_size)}
-        sides = [s for s in (self.task.source, self.task.target) if s is not None]
-        return {s.dataset: fingerprint(self._builder(s)) for s in sides}
+        places = dict.fromkeys((s.dataset, s.variant) for s in domains.values())
+        datasets = [dataset for dataset, _ in places]
+        found = {}
+        for side in domains.values():
+            several = datasets.count(side.dataset) > 1
+            name = f"{side.dataset} {side.variant}" if several else side.dataset
+            found[name.strip()] = fingerprint(self._builder(side))
+        return found
 
     def _domain(self, name: str) -> Domain:
         side = {"source": self.task.source, "target": self.task.target}[name]

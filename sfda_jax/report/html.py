@@ -12,6 +12,9 @@ from typing import Any
 import jinja2
 
 from sfda_jax.errors import DataError
+from sfda_jax.report.dice import dice_tables
+from sfda_jax.report.forgetting import forgetting_view
+from sfda_jax.report.health import health_view
 from sfda_jax.report.label_rounds import label_rounds, label_tables
 from sfda_jax.report.palette import class_space_of, hex_color
 from sfda_jax.report.plots import Curve, Guide, is_number, line_chart
@@ -118,8 +121,11 @@ def render_report(
         network=str(summary.get("network") or "network"),
         variants=_variants(summary, headline),
         class_table=_class_table(summary, headline),
+        forgetting=forgetting_view(summary, headline),
+        dice_tables=dice_tables(summary, _title),
         subset_names=_subset_names(summary),
         result_charts=_result_charts(summary, metrics, headline),
+        health=health_view(metrics),
         training_charts=_training_charts(metrics),
         label_rounds=labels,
         label_charts=_label_charts(labels),
@@ -308,7 +314,8 @@ def _result_charts(summary, metrics, headline) -> list[dict[str, Any]]:
             for network in networks
         ]
         levels = []
-        if split == summary.get("target_split"):
+        # A continual run has a table of its own networks.
+        if split == summary.get("target_split") and "continual" not in summary:
             results = summary.get("target_mIoU") or {}
             levels = [
                 Guide(_title(key), float(value))

@@ -71,7 +71,7 @@ def kept_positions(recipe: Recipe) -> set[Position]:
 
 
 def check_references(recipe: Recipe) -> None:
-    """Refuses references to networks that do not exist yet when they are needed.
+    """Refuses references to what does not exist yet, or is of another domain's images.
 
     Raises:
         ConfigError: names the reference and where it stands.
@@ -84,6 +84,15 @@ def check_references(recipe: Recipe) -> None:
                 "comes later.",
                 hint="Refer to an earlier stage, round or step.",
             )
+    for stage in recipe.stages:
+        for origin in stage.method.reads_labels_of:
+            other = recipe.stages[own_position(recipe, origin).stage]
+            if other.task.target != stage.task.target:
+                raise ConfigError(
+                    f"Stage {stage.name!r} reads the label maps of {origin!r}, which "
+                    "adapts to another target.",
+                    hint=f"Give both the same: --config.stages.{stage.name}.target=…",
+                )
 
 
 def origin_network(recipe: Recipe, run_dir: pathlib.Path, origin: str) -> ModelState:

@@ -8,13 +8,16 @@ from flax import linen as nn
 
 from sfda_jax.data.sized_input import FILTERS
 from sfda_jax.data.transforms import Evaluate
+from sfda_jax.errors import ConfigError
 from sfda_jax.evaluation.confusion import ABSENT
 from sfda_jax.evaluation.predictor import AVERAGES, Views
 from sfda_jax.evaluation.windows import Windows
 from sfda_jax.methods.base import MethodBase
 from sfda_jax.registry import check_choice
-from sfda_jax.tasks import Task
+from sfda_jax.tasks import Domain, Task
 from sfda_jax.train.optim import OptimizerSettings
+
+_ACTIONS = ("warn", "stop", "rollback")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,13 +72,17 @@ class EvaluationSettings:
         batch_size: images per forward pass.
         every: also evaluate on the target every so many steps; 0 means stage ends only.
         scales: input scales averaged over, 1.0 = single scale.
+        view_sizes: (height, width) of every scale instead, where factors do not say it.
         flip: average with the mirrored image.
-        average: what is averaged, `probs logits view_probs class_maps`; see
-            `evaluation.predictor.Views`.
+        average: what is averaged, `probs logits view_probs stride_probs class_maps`;
+            see `evaluation.predictor.Views`.
         enlarge_twice: logits go to the input's size before the label's (IAST's
             validation, mmsegmentation).
         absent_classes: classes without any pixel are left out of the means (`skip`,
             the official rule) or count 0 (`zero`: IAST, CBST, CRST).
+        source: also score every network on the source's eval split, for which its
+            files are needed even where no stage trains on them; otherwise this is
+            done while the source may be opened, and in continual runs that train on it.
         oracle: keep the best target score under the name `oracle_best`; needs `every`.
         panels: how many target images the report shows.
     """
@@ -85,10 +92,12 @@ class EvaluationSettings:
     batch_size: int = 4
     every: int = 0
     scales: tuple[float, ...] = (1.0,)
+    view_sizes: tuple[tuple[int, int], ...] = ()
     flip: bool = False
     average: str = "probs"
     enlarge_twice: bool = False
     absent_classes: str = "skip"
+    source: bool = False
     oracle: bool = False
     panels: int = 4
 
@@ -115,6 +124,7 @@ class EvaluationSettings:
         corners = model.align_corners
         return Views(
             scales=self.scales,
+            view_sizes=self.view_sizes,
             flip=self.flip,
             average=self.average,
             align_corners=corners,
@@ -134,6 +144,58 @@ class LogSettings:
     """How often scalars are fetched and written, in steps."""
 
     every: int = 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HealthSettings:
+    """When an adapting network counts as collapsing, and what is done about it.
+
+    It is looked at on a few unlabelled target images; the signals are those of
+    `evaluation.health.Signals`. The bounds lie between what was measured in runs that
+    hold what they began with and in runs that lose it; see docs/self_training.md.
+
+    Attributes:
+        every: steps of a round between two looks; 0 never looks.
+        images: how many target training images are looked at, evenly spread.
+        action: `warn` only; `stop` the run; `rollback`: end the stage with its last
+            healthy state. Both also look before every save, save no unhealthy state,
+            and act at once where one has to be saved (the end of a round).
+        patience: unhealthy looks in a row before anything is done.
+        max_vanished: of the classes there were at the stage's start, the share that
+            may vanish.
+        min_classes: of the effective number of classes at the stage's start, the part
+            that has to be left.
+        max_churn: share of pixels whose class may change between two looks.
+        max_drift: total variation that the classes' shares may move from the start.
+        certain: drift counts only where entropy has fallen to this part of the start's:
+            who recovers from a poor start moves too, but does not grow so sure.
+        max_entropy: mean entropy over log C that predictions may reach.
+    """
+
+    every: int = 500
+    images: int = 8
+    action: str = "warn"
+    patience: int = 2
+    max_vanished: float = 0.34
+    min_classes: float = 0.6
+    max_churn: float = 0.5
+    max_drift: float = 0.3
+    certain: float = 0.5
+    max_entropy: float = 0.7
+
+    def __post_init__(self):
+        """Checks the choices.
+
+        Raises:
+            ConfigError: an unknown action, or numbers that mean nothing.
+        """
+        check_choice("config.health.action", self.action, _ACTIONS)
+        if self.every < 0 or self.images < 1 or self.patience < 1:
+            raise ConfigError(
+                f"config.health has every={self.every}, images={self.images} and "
+                f"patience={self.patience}.",
+                hint="Expected every >= 0 (0 is off), images >= 1 and patience >= 1.",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,6 +241,11 @@ class Stage:
     fresh_optimizer: bool = False
 
     @property
+    def task(self) -> Task:
+        """The recipe's, with the target that this stage adapts to."""
+        return self.method.task
+
+    @property
     def trains_on_source(self) -> bool:
         """Whether any of its rounds reads labelled source images."""
         rounds = range(len(self.rounds))
@@ -217,6 +284,21 @@ class Recipe:
     evaluation: EvaluationSettings
     checkpoint: CheckpointSettings
     log: LogSettings
+    health: HealthSettings
+
+    @property
+    def domains(self) -> dict[str, Domain]:
+        """What its stages read: `source` if they do, and `target`.
+
+        Each of several targets is the `target of` the stage that first adapts to it.
+        """
+        found = {} if self.task.source is None else {"source": self.task.source}
+        targets: dict[Domain, str] = {}
+        for stage in sorted(self.stages, key=lambda stage: stage.trains_on_source):
+            targets.setdefault(stage.task.target, f"target of {stage.name}")
+        if len(targets) == 1:
+            targets = dict.fromkeys(targets, "target")
+        return found | {name: target for target, name in targets.items()}
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -257,3 +339,13 @@ def stage_end(recipe: Recipe, stage: int) -> Position:
     """The last position of a stage."""
     rounds = recipe.stages[stage].rounds
     return Position(stage, len(rounds) - 1, rounds[-1].num_steps)
+
+
+def describe(recipe: Recipe, position: Position) -> str:
+    """A position in words."""
+    stage = recipe.stages[position.stage]
+    total = stage.rounds[position.round].num_steps
+    return (
+        f"stage {stage.name!r}, round {position.round + 1}/{len(stage.rounds)}, "
+        f"step {position.step}/{total}"
+    )

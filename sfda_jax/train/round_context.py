@@ -7,19 +7,26 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from jaxtyping import Array, Num, PyTree, UInt32
+from flax import linen as nn
+from jaxtyping import Num, PyTree, UInt32
 
 from sfda_jax.data.access import DataAccess
 from sfda_jax.data.statistics import ClassPixels
 from sfda_jax.data.streams import evaluation_batches
 from sfda_jax.ops import processes
+from sfda_jax.pseudo_labels.gaussian_mixtures import Mixtures
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.tasks import Task
 from sfda_jax.train.interrupt import Interrupted
-from sfda_jax.train.origins import origin_network, own_position
+from sfda_jax.train.origins import is_own, origin_network, own_position
 from sfda_jax.train.parallel import Parallel
 from sfda_jax.train.recipe import Recipe
+from sfda_jax.train.states import read_file
 from sfda_jax.types import ModelState, RandomAccess, Transform
+from sfda_jax.weights.mixture_files import read_mixtures, write_mixtures
+
+MIXTURES = "mixtures.npz"
+"""Prototypes in a round's folder."""
 
 # Batches on the device while the host works on the results of one.
 _IN_FLIGHT = 1
@@ -36,12 +43,35 @@ class RoundContext:
     store: PseudoLabelStore
     previous: PseudoLabelStore | None
     labeller: ModelState | None
+    folder: pathlib.Path
     scratch: pathlib.Path
     trial: bool
     access: DataAccess
     parallel: Parallel
     stop: Callable[[], int]
-    stage_store: Callable[[str], PseudoLabelStore]
+    stage_folder: Callable[[str], pathlib.Path]
+
+    def stage_store(self, origin: str) -> PseudoLabelStore:
+        """The label maps of an earlier stage's round."""
+        return _store(self.stage_folder(origin))
+
+    def network(self, model: nn.Module, path: str) -> ModelState:
+        """The variables of another network, from a published file."""
+        return read_file(path, model).state
+
+    def keep_mixtures(self, mixtures: Mixtures) -> None:
+        """Writes prototypes into the round's folder."""
+        if not jax.process_index():
+            write_mixtures(self.folder / MIXTURES, mixtures)
+
+    def mixtures(self, origin: str = "") -> Mixtures | None:
+        """Prototypes of a file, of an earlier stage, or of this round if it has any."""
+        path = self.folder / MIXTURES if not origin else pathlib.Path(origin)
+        if is_own(origin):
+            path = self.stage_folder(origin) / MIXTURES
+        if not origin and not path.is_file():
+            return None
+        return read_mixtures(path, self.task.classes.num_classes)
 
     def images(self, domain: str) -> RandomAccess:
         """The training split; target records carry no label."""
@@ -63,11 +93,12 @@ class RoundContext:
 
     def forward(
         self,
-        fn: Callable[[PyTree, Array], PyTree],
+        fn: Callable[[PyTree, PyTree], PyTree],
         variables: PyTree,
         *,
         domain: str = "target",
         transform: Transform,
+        inputs: tuple[str, ...] = ("images",),
         batch_size: int,
         order: np.ndarray | None = None,
         start: int = 0,
@@ -91,7 +122,9 @@ class RoundContext:
             for ids, arrays in batches:
                 if signal_number := self.stop():
                     raise Interrupted(signal_number)
-                results = compiled(placed, _padded(arrays["images"], batch_size))
+                given = {name: _padded(arrays[name], batch_size) for name in inputs}
+                alone = given[inputs[0]] if len(inputs) == 1 else given
+                results = compiled(placed, alone)
                 running.append((ids, results))
                 if len(running) > _IN_FLIGHT:
                     yield _fetched(*running.popleft())
@@ -109,7 +142,10 @@ def round_store(
     run_dir: pathlib.Path, recipe: Recipe, stage: int, round_: int
 ) -> PseudoLabelStore:
     """The label maps of one round."""
-    folder = round_dir(run_dir, recipe, stage, round_)
+    return _store(round_dir(run_dir, recipe, stage, round_))
+
+
+def _store(folder: pathlib.Path) -> PseudoLabelStore:
     part = (jax.process_index(), jax.process_count())
     return PseudoLabelStore(folder / "pseudo_labels", part=part)
 
@@ -125,30 +161,36 @@ def make_round_context(
     stop: Callable[[], int] = lambda: 0,
     trial: bool = False,
 ) -> RoundContext:
-    """The services of one round; `stop` is asked between two forward passes."""
-    labels_from = recipe.stages[stage].rounds[round_].labels_from
+    """The services of one round; `stop` is asked between two forward passes.
+
+    A trial labels with the student: no other network of the run is there.
+    """
+    labels_from = "" if trial else recipe.stages[stage].rounds[round_].labels_from
     labeller = origin_network(recipe, run_dir, labels_from) if labels_from else None
     scratch = f"scratch-{jax.process_index():03d}"
     previous = round_store(run_dir, recipe, stage, round_ - 1) if round_ else None
 
-    def stage_store(origin: str) -> PseudoLabelStore:
+    folder = round_dir(run_dir, recipe, stage, round_)
+
+    def stage_folder(origin: str) -> pathlib.Path:
         found = own_position(recipe, origin)
-        return round_store(run_dir, recipe, found.stage, found.round)
+        return round_dir(run_dir, recipe, found.stage, found.round)
 
     return RoundContext(
         round=round_,
         num_steps=recipe.stages[stage].rounds[round_].num_steps,
         rng=np.random.default_rng((recipe.seed, stage, round_)),
-        task=recipe.task,
-        store=round_store(run_dir, recipe, stage, round_),
+        task=recipe.stages[stage].task,
+        store=_store(folder),
         previous=previous,
         labeller=labeller,
-        scratch=round_dir(run_dir, recipe, stage, round_) / scratch,
+        folder=folder,
+        scratch=folder / scratch,
         trial=trial,
         access=access,
         parallel=parallel,
         stop=stop,
-        stage_store=stage_store,
+        stage_folder=stage_folder,
     )
 
 

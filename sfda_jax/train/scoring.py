@@ -1,7 +1,6 @@
 """Scores while a run goes on: stage ends, rounds' pseudo-labels, the summary."""
 
 import dataclasses
-import functools
 import logging
 import pathlib
 from collections.abc import Sequence
@@ -23,6 +22,14 @@ from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.report.html import ROUND_PANEL
 from sfda_jax.report.panels import CHANGES, compose_panel, label_changes
 from sfda_jax.tasks import ClassSpace
+from sfda_jax.train.domains import (
+    START,
+    ScoredSplit,
+    is_continual,
+    place,
+    scored_splits,
+    split_titles,
+)
 from sfda_jax.train.loggers import MetricsLog
 from sfda_jax.train.recipe import Position, Recipe, stage_end, tick
 from sfda_jax.train.round_context import round_dir, round_store
@@ -69,12 +76,15 @@ def score(
 def stage_label(recipe: Recipe, index: int) -> str:
     """The name a stage's score has in tables.
 
-    Its method's, `adapted` for the last, its own where a method comes again.
+    Its method's, `adapted` for the last, its own where its method comes more than
+    once. In a continual run its own, but for the first that trains on the source.
     """
     if index == len(recipe.stages) - 1:
         return "adapted"
     methods = [stage.method_name for stage in recipe.stages]
-    again = methods[index] in methods[:index]
+    again = methods.count(methods[index]) > 1
+    if is_continual(recipe):
+        again = again or not recipe.stages[index].trains_on_source
     return recipe.stages[index].name if again else methods[index]
 
 
@@ -96,12 +106,13 @@ class Scorer:
         """Scores a given source checkpoint before anything is adapted."""
         path = self.run_dir / "stages" / "00-start" / "evaluation.json"
         if not path.exists():
+            splits = self._splits(START, access)
             self._score(
-                path, Position(), state, access=access, network="student", gamma=1.0
+                path, Position(), state, access=access, network="student", splits=splits
             )
 
     def score_stage(self, index: int, state: ModelState, access: DataAccess) -> None:
-        """Scores a stage's final network on the target, and the source where it may."""
+        """Scores a stage's final network on what `domains.scored_splits` says."""
         path = result_path(self.run_dir, self.recipe, index)
         if not path.exists():
             stage = self.recipe.stages[index]
@@ -112,7 +123,7 @@ class Scorer:
                 state,
                 access=access,
                 network=stage.network,
-                gamma=stage.method.gamma,
+                splits=self._splits(index, access),
             )
 
     def score_now(self, position: Position, state: ModelState, access: DataAccess):
@@ -120,7 +131,8 @@ class Scorer:
         gamma = self.recipe.stages[position.stage].method.gamma
         result = score(self.recipe, state, access.eval("target"), gamma=gamma)
         network = self.recipe.stages[position.stage].network
-        self._write(position, result, network, self.recipe.task.target.eval)
+        titles = split_titles(self.recipe)
+        self._write(position, result, network, titles[place(access.task.target)])
 
     def score_pseudo_labels(
         self, store: PseudoLabelStore, position: Position, access: DataAccess
@@ -185,24 +197,27 @@ class Scorer:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(panel).save(path)
 
-    def _score(self, path, position, state, *, access, network, gamma) -> None:
-        task = self.recipe.task
-        score_on = functools.partial(score, self.recipe, state)
-        results = {"target": score_on(access.eval("target"), gamma=gamma)}
-        source = task.source
-        if source is not None and source.eval and not access.source_closed:
-            results["source"] = score_on(access.eval("source"), gamma=1.0)
+    def _splits(self, index: int, access: DataAccess) -> dict[str, ScoredSplit]:
+        opened = not access.source_closed
+        return scored_splits(self.recipe, index, source_open=opened)
+
+    def _score(self, path, position, state, *, access, network, splits) -> None:
         record: dict[str, Any] = {"network": network}
-        for domain, result in results.items():
-            split = getattr(task, domain).eval
-            self._write(position, result, network, split)
+        for name, split in splits.items():
+            labelled = access.with_target(split.side).eval("target")
+            result = score(self.recipe, state, labelled, gamma=split.gamma)
+            self._write(position, result, network, split.title)
             title = f"{self.recipe.stages[position.stage].name}: {network}"
-            _log.info("%s", format_table(result, network=title, split=split))
-            record[domain] = {
-                "split": split,
-                **result.scores.as_record(task.classes),
+            _log.info("%s", format_table(result, network=title, split=split.title))
+            table = {
+                "split": split.title,
+                **result.scores.as_record(self.recipe.task.classes),
                 "confusion": result.confusion.tolist(),
             }
+            if name in ("target", "source"):
+                record[name] = table
+            else:
+                record.setdefault("others", {})[name] = table
         record["wall"] = self.log.wall
         write_json(path, record)
 

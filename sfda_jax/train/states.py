@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 from sfda_jax.methods.base import MethodBase
 from sfda_jax.train.recipe import Recipe
@@ -42,15 +43,24 @@ def load_network(recipe: Recipe, path: str, **choice: Any) -> ModelState:
 
 def read_network(recipe: Recipe, path: str, **choice: Any) -> Filled:
     """`load_network` with the report and the file's own arrays."""
-    file = pathlib.Path(path.removeprefix("imagenet:"))
-    check_hash(file)
-    return load_published(
-        file,
+    return read_file(
+        path.removeprefix("imagenet:"),
         recipe.model,
         backbone_only=path.startswith("imagenet:"),
         initial=lambda: init_network(recipe),
         **choice,
     )
+
+
+def read_file(path: str, model: nn.Module, **choice: Any) -> Filled:
+    """Any network of a published file; `choice` is `weights.convert.fill`'s.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or of another network.
+    """
+    file = pathlib.Path(path)
+    check_hash(file)
+    return load_published(file, model, **choice)
 
 
 def start_state(

@@ -15,7 +15,11 @@ from sfda_jax.evaluation.evaluator import network_logits
 from sfda_jax.evaluation.predictor import merge_views
 from sfda_jax.pseudo_labels.store import PseudoLabelStore
 from sfda_jax.report.panels import compose_panel
+from sfda_jax.tasks import Domain
 from sfda_jax.train import recipe as recipes
+from sfda_jax.train.continual import continual_record, format_continual, scored_tables
+from sfda_jax.train.domains import is_continual, place, split_titles
+from sfda_jax.train.health_record import format_health, health_record
 from sfda_jax.train.origins import stage_network
 from sfda_jax.train.recipe import Recipe
 from sfda_jax.train.round_context import round_store
@@ -28,32 +32,43 @@ from sfda_jax.weights.layout import abstract_state
 
 def write_summary(recipe: Recipe, run_dir: pathlib.Path) -> dict[str, Any]:
     """The run's figures, in percent, from the scores its stages left; also written."""
-    stages = _stage_records(recipe, run_dir)
-    targets = {label: record["target"] for label, record in stages.items()}
+    records = _stage_records(recipe, run_dir)
+    start = _start_record(run_dir)
+    stages = {} if start is None else {"source_only": start}
+    for index, record in enumerate(records):
+        last = index == len(records) - 1
+        if last or recipe.stages[index].method.changes_network:
+            stages[stage_label(recipe, index)] = record
+    tables = {label: scored_tables(record) for label, record in stages.items()}
+    titles, task = split_titles(recipe), recipe.task
+    # Of a continual run: the domain that was adapted to last.
+    split = titles[place(recipe.stages[-1].task.target)]
+    targets = {label: t[split] for label, t in tables.items() if split in t}
     headline = recipe.task.headline
     scores = {label: t["mIoU"][headline] for label, t in targets.items()}
     if recipe.evaluation.oracle:
         scores["oracle_best"] = _best_on_target(recipe, run_dir, scores["adapted"])
-    task = recipe.task
+    source_split = titles[place(task.source)] if _is_scored(task.source) else None
     shapes = abstract_state(recipe.model)
     summary = {
         "name": recipe.name,
         "task": task.name,
         "source": f"{task.source.dataset} {task.source.train}" if task.source else None,
-        "target": f"{task.target.dataset} {task.target.train}",
-        "target_split": task.target.eval,
+        "target": " → ".join(_targets(recipe)),
+        "target_split": split,
         "lists": _lists(run_dir),
         "subset": headline,
         "network": recipe.stages[-1].network,
         "seed": recipe.seed,
         "target_mIoU": scores,
         "source_val_mIoU": {
-            label: record["source"]["mIoU"][headline]
-            for label, record in stages.items()
-            if "source" in record
+            label: t[source_split]["mIoU"][headline]
+            for label, t in tables.items()
+            if source_split in t
         },
         "subsets": {label: t["mIoU"] for label, t in targets.items()},
         "per_class": {label: t["iou"] for label, t in targets.items()},
+        **(_dice(targets) if task.classes.dice else {}),
         "seconds": _seconds(stages),
         "num_parameters": sum(x.size for x in jax.tree.leaves(shapes.params)),
         "steps": {
@@ -63,8 +78,21 @@ def write_summary(recipe: Recipe, run_dir: pathlib.Path) -> dict[str, Any]:
         "command": (run_dir / "command.txt").read_text(encoding="utf-8").strip(),
         "versions": versions(),
     }
+    if is_continual(recipe):
+        summary["continual"] = continual_record(recipe, records, start)
+    if (health := health_record(run_dir)) is not None:
+        summary["health"] = health
     write_json(run_dir / "summary.json", summary)
     return summary
+
+
+def _dice(targets: dict[str, Any]) -> dict[str, Any]:
+    """What the report shows beside IoU, by score label."""
+    entries = {"dice": "dice", "mean_dice": "mDice", "image_means": "image_means"}
+    return {
+        name: {label: t[key] for label, t in targets.items() if key in t}
+        for name, key in entries.items()
+    }
 
 
 def format_summary(summary: dict[str, Any]) -> str:
@@ -79,6 +107,11 @@ def format_summary(summary: dict[str, Any]) -> str:
         note = "  (chosen on target labels)" if label == "oracle_best" else ""
         gain = f"{value - first:+7.2f}" if value is not None and value != first else ""
         lines.append(f"{label:<14}{_percent(value):>8}{gain:>9}{note}")
+    if "continual" in summary:
+        table = format_continual(summary["continual"], summary["subset"])
+        lines += ["", table, ""]
+    if "health" in summary:
+        lines += format_health(summary["health"])
     total = sum(summary["seconds"].values())
     lines.append(f"{'time':<14}{total / 60:7.1f} min")
     return "\n".join(lines)
@@ -124,19 +157,30 @@ def _lists(run_dir: pathlib.Path) -> dict[str, Any]:
     return json.loads(text)["lists"]
 
 
-def _stage_records(recipe: Recipe, run_dir: pathlib.Path) -> dict[str, Any]:
-    """Score label → what the stage's evaluation left."""
-    paths = {
-        stage_label(recipe, index): result_path(run_dir, recipe, index)
-        for index in range(len(recipe.stages))
-    }
-    start = run_dir / "stages" / "00-start" / "evaluation.json"
-    if start.exists():
-        paths = {"source_only": start, **paths}
-    return {
-        label: json.loads(path.read_text(encoding="utf-8"))
-        for label, path in paths.items()
-    }
+def _stage_records(recipe: Recipe, run_dir: pathlib.Path) -> list[dict[str, Any]]:
+    """What each stage's evaluation left."""
+    paths = [result_path(run_dir, recipe, i) for i in range(len(recipe.stages))]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+
+
+def _start_record(run_dir: pathlib.Path) -> dict[str, Any] | None:
+    """What the evaluation of the network that the run was given left, if it was."""
+    path = run_dir / "stages" / "00-start" / "evaluation.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _is_scored(side: Domain | None) -> bool:
+    return side is not None and bool(side.eval)
+
+
+def _targets(recipe: Recipe) -> list[str]:
+    """The domains adapted to, one after the other; of an ordinary run the only one."""
+    found: list[str] = []
+    for stage in recipe.stages:
+        target = f"{stage.task.target.dataset} {stage.task.target.train}"
+        if found[-1:] != [target]:
+            found.append(target)
+    return found
 
 
 def _seconds(stages: dict[str, Any]) -> dict[str, float]:
@@ -151,12 +195,13 @@ def _best_on_target(
     recipe: Recipe, run_dir: pathlib.Path, final: float | None
 ) -> float | None:
     """The best target score of the last stage: an oracle, it reads target labels."""
-    last = recipe.stages[-1].name
+    last = recipe.stages[-1]
+    split = split_titles(recipe)[place(last.task.target)]
     best = [] if final is None else [final]
     for line in (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         where = (entry.get("event"), entry.get("stage"), entry.get("split"))
-        if where == ("eval", last, recipe.task.target.eval):
+        if where == ("eval", last.name, split):
             value = entry["mIoU"][recipe.task.headline]
             best += [] if value is None else [value]
     return max(best, default=None)
@@ -165,16 +210,22 @@ def _best_on_target(
 def _first_network(recipe: Recipe, run_dir: pathlib.Path) -> ModelState:
     """The network before any adaptation."""
     first = recipe.stages[0]
-    if first.trains_on_source or first.init_from in ("previous", "scratch"):
-        return stage_network(recipe, run_dir, 0)
+    changes = [stage.method.changes_network for stage in recipe.stages]
+    trained = first.trains_on_source and changes[0]
+    if trained or first.init_from in ("previous", "scratch"):
+        index = changes.index(True) if any(changes) else 0
+        return stage_network(recipe, run_dir, index)
     return load_network(recipe, first.init_from)
 
 
 def _last_labels(
     recipe: Recipe, run_dir: pathlib.Path
 ) -> tuple[PseudoLabelStore, str] | None:
-    """The newest finished label maps of any stage, and their name."""
+    """The newest finished label maps of the last stage's target, and their name."""
+    target = recipe.stages[-1].task.target
     for index in reversed(range(len(recipe.stages))):
+        if recipe.stages[index].task.target != target:
+            continue
         last = recipes.stage_end(recipe, index).round
         store = round_store(run_dir, recipe, index, last)
         name = recipe.stages[index].at_round(last)[0].label_maps

@@ -34,6 +34,11 @@ def _access(tmp_path, *, manual_dirs=None, partial=False, **source):
     )
 
 
+def _used_lists(access):
+    task = access.task
+    return access.used_lists({"source": task.source, "target": task.target})
+
+
 def _scenes(tmp_path, train_list):
     return _access(
         tmp_path,
@@ -191,10 +196,10 @@ def test_access_reads_the_listed_examples(tmp_path):
     with pytest.raises(IndexError):
         source[2]
     assert len(dataclasses.replace(access, limit=1).train("source")) == 1
-    record = access.used_lists()["source"]
+    record = _used_lists(access)["source"]
     assert (record["list"], record["listed"], record["used"]) == (str(path), 2, 2)
     assert record["used_sha256"] == names_hash(["game_0000001", "game_0000003"])
-    whole = access.used_lists()["target"]
+    whole = _used_lists(access)["target"]
     assert (whole["list"], whole["used"]) == ("", 4)
     assert lists.describe("target", whole).startswith(
         "target: scenes real_train, all 4 prepared examples (sha256 "
@@ -218,7 +223,7 @@ def test_partial_copy(shared_data, tmp_path):
     with pytest.raises(DataError, match=r"has 24966 examples.*partial=true"):
         _access(tmp_path, **gta5).train("source")
     access = _access(tmp_path, **gta5, partial=True)
-    record = access.used_lists()["source"]
+    record = _used_lists(access)["source"]
     used = [r["id"] for r in access.train("source")]
     assert 0 < record["used"] == len(used) <= len(names)
     assert record["used"] + record["defects"] + record["absent"] == 24966

@@ -118,6 +118,28 @@ def test_classes_outside_the_headline_are_marked(tmp_path):
     assert "do not count in mIoU13" in page and "scores 61.0" in page
 
 
+def test_dice_where_the_summary_has_it(tmp_path, page):
+    polyp = {"iou": 30.0, "dice": 46.15, "images": 7}
+    dice = bare(
+        tmp_path,
+        subset="IoU_polyp",
+        target_mIoU={"dtst": 40.0, "adapted": 41.0},
+        dice={"dtst": {"polyp": 50.0}, "adapted": {"polyp": 51.25}},
+        mean_dice={"dtst": {"mIoU2": 60.0}, "adapted": {"mIoU2": None}},
+        image_means={"dtst": {"polyp": polyp}, "adapted": {"polyp": polyp}},
+    )
+    assert _table(dice, "Dice, %") == [
+        ["", "dtst", "Adapted"],
+        ["polyp", "50.00", "51.25"],
+        ["mean of mIoU2", "60.00", "–"],
+    ]
+    assert _table(dice, "Means over images, %")[1:] == [
+        ["polyp, IoU", "30.00", "30.00"],
+        ["polyp, Dice", "46.15", "46.15"],
+    ]
+    assert "Dice" not in page
+
+
 def test_metrics_survive_a_cut_line(run_dir, tmp_path):
     records = read_metrics(run_dir / "metrics.jsonl")
     assert len(records) > 900 and all(isinstance(r, dict) for r in records)
