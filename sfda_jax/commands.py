@@ -30,6 +30,7 @@ from sfda_jax.train import (
     scoring,
     summary,
 )
+from sfda_jax.train.mixture_bench import bench_mixtures
 from sfda_jax.train.network_bench import bench_networks
 from sfda_jax.train.recipe import Recipe
 from sfda_jax.train.states import load_network, read_network
@@ -61,7 +62,8 @@ def adapt(config: ConfigDict, workdir: str, *, command: str = "") -> dict[str, A
     run_dir.claim(folder, config.to_dict(), command)
     loop.adapt(recipe, folder)
     found = summary.write_summary(recipe, folder)
-    summary.write_panels(recipe, folder, loop.make_access(recipe))
+    access = loop.make_access(recipe).with_target(recipe.stages[-1].task.target)
+    summary.write_panels(recipe, folder, access)
     build_report(folder)
     return found
 
@@ -75,20 +77,22 @@ def evaluate(
     split: str = "",
     submission: str = "",
 ) -> Result:
-    """Scores of a stage's network, or of a published checkpoint, on the target.
+    """Scores of a stage's network, or of a published checkpoint, on its target.
 
     Args:
         config: from `load_config` or `from_json`.
         workdir: the run directory.
         stage: whose network; empty for the last.
         checkpoint: a PyTorch file or converted folder instead of a run.
-        split: a labelled split of the target; empty for the task's.
+        split: a labelled split of the target; empty for the stage's.
         submission: folder for the predictions, as the Cityscapes benchmark wants
             them; then the split may be one without labels, whose scores are NaN.
     """
-    recipe = _with_split(configs.build(config), split)
+    recipe = configs.build(config)
     prepare_jax(recipe)
-    access, target, write = loop.make_access(recipe), recipe.task.target, None
+    target, write = recipe.stages[_stage_index(recipe, stage)].task.target, None
+    target = dataclasses.replace(target, eval=split or target.eval)
+    access = loop.make_access(recipe).with_target(target)
     if submission:
         write = SubmissionWriter(
             pathlib.Path(submission), target.dataset, target.eval, recipe.task.classes
@@ -225,7 +229,7 @@ def export(
 
 
 def bench(
-    config: ConfigDict, *, steps: int = 10, images: int = 0
+    config: ConfigDict, *, steps: int = 10, images: int = 0, stage: str = ""
 ) -> list[dict[str, Any]]:
     """Timings per stage on generated data; see `train.bench`.
 
@@ -234,12 +238,13 @@ def bench(
         steps: timed steps per stage.
         images: time the input pipeline on so many files instead of the steps; see
             `train.input_bench`.
+        stage: time its steps alone; empty for all stages.
     """
     recipe = configs.build(config)
     prepare_jax(recipe)
     if images:
         return input_bench.bench_input(recipe, images=images)
-    return benchmarks.bench(recipe, num_steps=steps)
+    return benchmarks.bench(recipe, num_steps=steps, stage=stage)
 
 
 def prepare_jax(recipe: Recipe) -> None:
@@ -266,14 +271,11 @@ def run(
 def _text(flags: argparse.Namespace, overrides: Mapping[str, str], command: str) -> str:
     if flags.verb == "models":
         return format_models(list_models())
-    if flags.verb == "bench" and flags.networks:
-        names = [] if flags.networks == "all" else flags.networks.split(",")
-        size = tuple(flags.size or (512, 512))
-        rows = bench_networks(names, size=size, num_steps=flags.steps)
-        return _table(rows, flags.json)
-    if flags.verb == "bench" and flags.thresholds:
-        rows = bench_thresholds(flags.images, size=tuple(flags.size or (512, 1024)))
-        return _table(rows, flags.json)
+    if flags.verb == "bench":
+        rows = _bench_rows(flags, overrides)
+        if flags.json:
+            run_dir.write_json(pathlib.Path(flags.json), rows)
+        return benchmarks.format_rows(rows)
     config = _config(flags, overrides)
     workdir = flags.workdir or (f"runs/{config.name}" if config else "")
     stage = {k: getattr(flags, k) for k in ("stage", "checkpoint") if k in flags}
@@ -291,9 +293,10 @@ def _text(flags: argparse.Namespace, overrides: Mapping[str, str], command: str)
         case "evaluate":
             where = {"split": flags.split, "submission": flags.submission}
             result = evaluate(config, workdir, **where, **stage)
-            last = config.stages[flags.stage or config.pipeline[-1]].network
-            split = flags.split or config.task.target.eval
-            text = format_table(result, network=last, split=split)
+            last = config.stages[flags.stage or config.pipeline[-1]]
+            split = last.target.get("eval", config.task.target.eval)
+            split = flags.split or split
+            text = format_table(result, network=last.network, split=split)
             if not result.confusion.any():
                 text = f"{split} has no labels: nothing is scored."
             if flags.submission:
@@ -310,18 +313,33 @@ def _text(flags: argparse.Namespace, overrides: Mapping[str, str], command: str)
             return convert(
                 config, workdir, out=flags.out, waive=flags.waive, **choice, **stage
             )
-        case "export":
-            choice = {k: getattr(flags, k) for k in ("format", "size", "batch")}
-            return export(config, workdir, out=flags.out, **choice, **stage)
-    images = flags.images if flags.input else 0
-    return _table(bench(config, steps=flags.steps, images=images), flags.json)
+    choice = {k: getattr(flags, k) for k in ("format", "size", "batch")}
+    return export(config, workdir, out=flags.out, **choice, **stage)
 
 
-def _table(rows: list[dict[str, Any]], json_path: str) -> str:
-    """The rows as text, and in a file where one is named."""
-    if json_path:
-        run_dir.write_json(pathlib.Path(json_path), rows)
-    return benchmarks.format_rows(rows)
+def _bench_rows(
+    flags: argparse.Namespace, overrides: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Timings of what `bench` is asked for."""
+    if flags.networks:
+        names = [] if flags.networks == "all" else flags.networks.split(",")
+        size = tuple(flags.size or (512, 512))
+        return bench_networks(names, size=size, num_steps=flags.steps)
+    if flags.gmm:
+        return bench_mixtures(flags.gmm_rows, num_steps=flags.steps)
+    if flags.thresholds:
+        return bench_thresholds(flags.images, size=tuple(flags.size or (512, 1024)))
+    settings = {"steps": flags.steps, "stage": flags.stage}
+    if not flags.variants:
+        images = flags.images if flags.input else 0
+        return bench(_config(flags, overrides), images=images, **settings)
+    if not flags.config:
+        raise ConfigError("--variants of which recipe?", hint="--config configs/g2c.py")
+    rows = []
+    for name in flags.variants.split(","):
+        config = configs.load_config(f"{flags.config}:{name}", overrides)
+        rows += [{"variant": name, **row} for row in bench(config, **settings)]
+    return benchmarks.compared(rows)
 
 
 def _config(
@@ -371,11 +389,3 @@ def _stage_index(recipe: Recipe, name: str) -> int:
 
 def _gamma(recipe: Recipe, stage: str) -> float:
     return recipe.stages[_stage_index(recipe, stage)].method.gamma
-
-
-def _with_split(recipe: Recipe, split: str) -> Recipe:
-    if not split:
-        return recipe
-    target = dataclasses.replace(recipe.task.target, eval=split)
-    task = dataclasses.replace(recipe.task, target=target)
-    return dataclasses.replace(recipe, task=task)

@@ -4,7 +4,8 @@ import argparse
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from sfda_jax.errors import ConfigError, SfdaError
 from sfda_jax.registry import closest
@@ -21,6 +22,8 @@ _VERBS = {
 }
 
 _NETWORKS = "time published networks instead: all, or names joined by commas"
+_VARIANTS = "compare variants of the recipe, names joined by commas"
+_SIZE = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
 _WAIVE = "names that may differ or hold NaN; repeatable"
 
 
@@ -127,8 +130,7 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         add("--verify", action="store_true", help="compare bits, and with PyTorch")
     if verb == "export":
         add("--format", default="stablehlo", help="stablehlo or onnx")
-        size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
-        add("--size", **size, help="of the images; default the recipe's")
+        add("--size", **_SIZE, help="of the images; default the recipe's")
         add("--batch", type=int, default=0, help="images per call; 0 for any number")
     if verb == "check":
         add("--dataset", default="", metavar="NAME", help="instead of a recipe")
@@ -141,15 +143,23 @@ def _parser(verb: str) -> argparse.ArgumentParser:
         add("--out", default="", metavar="DIR", help=out)
         add("--json", default="", metavar="FILE", help="every remark and count as JSON")
     if verb == "bench":
-        add("--steps", type=int, default=10, help="timed steps per stage")
-        add("--input", action="store_true", help="time reading PNG files instead")
-        add("--thresholds", action="store_true", help="time CBST's thresholds instead")
-        add("--images", type=int, default=200, help="files, or score maps")
-        add("--networks", default="", metavar="NAMES", help=_NETWORKS)
-        size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
-        add("--size", **size, help="of the networks' one image, or of a score map")
-        add("--json", default="", metavar="FILE", help="also write the rows as JSON")
+        _add_bench_flags(add)
     return parser
+
+
+def _add_bench_flags(add: Callable[..., Any]) -> None:
+    add("--steps", type=int, default=10, help="timed steps per stage")
+    add("--stage", default="", help="time the steps of this stage alone")
+    add("--variants", default="", metavar="NAMES", help=_VARIANTS)
+    add("--input", action="store_true", help="time reading PNG files instead")
+    add("--thresholds", action="store_true", help="time CBST's thresholds instead")
+    add("--images", type=int, default=200, help="files, or score maps")
+    add("--gmm", action="store_true", help="time BiSMAP's mixtures instead")
+    what = "features of all 19 classes; see --gmm"
+    add("--gmm_rows", type=int, default=2_000_000, metavar="N", help=what)
+    add("--networks", default="", metavar="NAMES", help=_NETWORKS)
+    add("--size", **_SIZE, help="of the networks' one image, or of a score map")
+    add("--json", default="", metavar="FILE", help="also write the rows as JSON")
 
 
 def run() -> None:

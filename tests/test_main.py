@@ -14,7 +14,7 @@ from sfda_jax.train import loop
 from sfda_jax.weights.checkpoint_file import read_checkpoint
 from sfda_jax.weights.convert import save_published
 from sfda_jax.weights.torch_file import write_torch_file
-from tests.smoke.recipes import DEMO, as_flags, small
+from tests.smoke.recipes import DEMO, ROOT, as_flags, small
 from tests.weights.networks import SIZES, random_state
 
 
@@ -139,6 +139,37 @@ def test_bench_and_dry_run(capsys, tmp_path):
     assert all(row["input_images_per_second"] > 0 for row in rows)
     assert main.main([*flags, "--dry_run"]) == 0
     assert "compile_seconds" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_bench_compares_variants(capsys, tmp_path):
+    recipe = str(ROOT / "configs" / "polyps.py")
+    # What both variants know; of the stages, the one that both have.
+    overrides = {
+        key: text
+        for key, text in small(f"{recipe}:stable_st").items()
+        if not key.startswith("stages.source.") and not key.endswith("stable_share")
+    }
+    path = tmp_path / "rows.json"
+    command = ["bench", "--config", recipe, "--variants", "dtst,stable_st"]
+    command += ["--stage", "adapt", "--steps", "1", "--json", str(path)]
+    assert main.main([*command, *as_flags(overrides)]) == 0
+    rows = json.loads(path.read_text())
+    assert [(row["variant"], row["stage"]) for row in rows] == [
+        ("dtst", "adapt"),
+        ("stable_st", "adapt"),
+    ]
+    first, second = (row["step_median"] for row in rows)
+    assert rows[0]["relative"] == 1
+    assert rows[1]["relative"] == pytest.approx(second / first, abs=1e-3)
+    capsys.readouterr()
+    command[command.index("adapt")] = "adatp"
+    said = _fails(capsys, *command, *as_flags(overrides))
+    assert "Did you mean 'adapt'" in said
+
+
+def test_variants_of_no_recipe(capsys):
+    assert "of which recipe" in _fails(capsys, "bench", "--variants", "dtst,snd")
 
 
 def test_source_free_closes_the_source():
