@@ -6,7 +6,7 @@ selector (a mapping that also has its `name`).
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import linen as nn
@@ -128,13 +128,19 @@ def _fields(cls: type) -> dict[str, tuple[Any, Any]]:
     found = {}
     driven = _DRIVER_FIELDS if issubclass(cls, (MethodBase, nn.Module)) else ()
     for field in dataclasses.fields(cls):
-        if field.name in driven or not field.init:
+        if field.name in driven or not field.init or _is_function(hints[field.name]):
             continue
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
         found[field.name] = (hints[field.name], default)
     return found
+
+
+def _is_function(annotation: Any) -> bool:
+    """Whether a method fills the field in, never a recipe."""
+    options = (annotation, *typing.get_args(annotation))
+    return any(typing.get_origin(option) is Callable for option in options)
 
 
 def _is_nested(annotation: Any) -> bool:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 
 from sfda_jax.data import image_ops
+from sfda_jax.data.training_labels import is_target
 from sfda_jax.errors import ConfigError
 from sfda_jax.registry import check_choice
 from sfda_jax.types import Record
@@ -89,3 +90,22 @@ class SizedInput:
             case filter_:
                 image = image_ops.resize(image, size, filter_)
         return {"images": image}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SizedRecord(SizedInput):
+    """`SizedInput` with the record's `index`, and a source record's `labels`.
+
+    Labels uint8[h,w] are brought to the input's size, nearest.
+    """
+
+    def __call__(
+        self, record: Record, rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
+        """The arrays of one record."""
+        arrays = super().__call__(record, rng)
+        arrays["index"] = np.array(record["index"], np.int32)
+        if not is_target(record):
+            size = arrays["images"].shape[:2]
+            arrays["labels"] = image_ops.resize(record["label"], size, "nearest")
+        return arrays

@@ -1,6 +1,7 @@
 """A round's pseudo-labels: measuring passes, a labelling pass, resumed anywhere."""
 
 import dataclasses
+import functools
 import logging
 import shutil
 import sys
@@ -13,7 +14,7 @@ from jaxtyping import Float, Int, PyTree
 from tqdm import tqdm
 
 from sfda_jax.errors import TrainingError
-from sfda_jax.pseudo_labels.inference import Inference
+from sfda_jax.pseudo_labels.inference import Inference, Scores
 from sfda_jax.pseudo_labels.selector import Selector, State
 from sfda_jax.pseudo_labels.services import RoundContext
 from sfda_jax.pseudo_labels.store import interleaved
@@ -36,6 +37,8 @@ def make_labels(
     gamma: float = 1.0,
     prior: Float[np.ndarray, "c h w"] | None = None,
     order: Int[np.ndarray, "n"] | None = None,
+    scores: Scores | None = None,
+    given: Mapping[str, PyTree] | None = None,
 ) -> dict[str, Any]:
     """Labels the target's training images, unless the store has the labels already.
 
@@ -53,6 +56,9 @@ def make_labels(
         gamma: tone curve of the images.
         prior: factor of the scores of every class at every pixel of the labels.
         order: positions to label, one after the other; all in file order by default.
+        scores: what is scored instead of the network's probabilities, at the labels'
+            size; its variables are `network` and those `given`.
+        given: further variables, placed on the devices once.
 
     Returns:
         The store's meta: `selector` (its module's name), `ids` and `counts` (kept
@@ -63,16 +69,11 @@ def make_labels(
         TrainingError: not one pixel was kept.
     """
     if not _everywhere(ctx, ctx.store.complete()):
-        variables = {"network": network.variables}
+        variables = {"network": network.variables, **(given or {})}
         if prior is not None:
             variables["prior"] = prior
-
-        def scores(given, images):
-            made = inference.make_scores(
-                model, statistics=statistics, prior=given.get("prior")
-            )
-            return made(given["network"], images)
-
+        if scores is None:
+            scores = functools.partial(_probabilities, model, inference, statistics)
         count = len(ctx.images("target") if order is None else order)
         _Passes(
             ctx=ctx,
@@ -96,6 +97,13 @@ def make_labels(
     if not ctx.trial:
         _check_kept(meta, ctx.task.classes.names)
     return meta
+
+
+def _probabilities(model, inference, statistics, given, images):
+    """The network's scores, times the prior where one is given."""
+    prior = given.get("prior")
+    made = inference.make_scores(model, statistics=statistics, prior=prior)
+    return made(given["network"], images)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Num, PyTree, UInt32
+from flax import linen as nn
+from jaxtyping import Num, PyTree, UInt32
 
 from sfda_jax.data.statistics import ClassPixels
+from sfda_jax.pseudo_labels.gaussian_mixtures import Mixtures
 from sfda_jax.tasks import Task
 from sfda_jax.types import ModelState, RandomAccess, Transform
 
@@ -97,6 +99,18 @@ class RoundContext(Protocol):
         Or of its round `stage:NAME/ROUND`. See `MethodBase.reads_labels_of`.
         """
 
+    def network(self, model: nn.Module, path: str) -> ModelState:
+        """The variables of another network than the run's, from a published file."""
+
+    def keep_mixtures(self, mixtures: Mixtures) -> None:
+        """Writes prototypes as `mixtures.npz` into the round's folder."""
+
+    def mixtures(self, origin: str = "") -> Mixtures | None:
+        """Prototypes of a file, of a folder of published files, or of `stage:NAME`.
+
+        Without an origin this round's own; None where it has kept none yet.
+        """
+
     def images(self, domain: str) -> RandomAccess:
         """The training split, random access; target records carry no `label`."""
 
@@ -117,11 +131,12 @@ class RoundContext(Protocol):
 
     def forward(
         self,
-        fn: Callable[[PyTree, Array], PyTree],
+        fn: Callable[[PyTree, PyTree], PyTree],
         variables: PyTree,
         *,
         domain: str = "target",
         transform: Transform,
+        inputs: tuple[str, ...] = ("images",),
         batch_size: int,
         order: np.ndarray | None = None,
         start: int = 0,
@@ -132,10 +147,12 @@ class RoundContext(Protocol):
         File order, or `order`; `fn` is jitted; the last batch is padded and trimmed.
 
         Args:
-            fn: pure, `images` uint8[b,h,w,3]; its results have the batch axis first.
+            fn: pure, `images` uint8[b,h,w,3], or a mapping of several `inputs`; its
+                results have the batch axis first.
             variables: any pytree, placed on the devices once.
             domain: whose training split.
-            transform: gives `images`.
+            transform: gives what `inputs` names.
+            inputs: arrays that `fn` takes; one alone comes as it is.
             batch_size: images per forward pass of a process.
             order: positions to visit.
             start: batches to leave out, because an earlier run has done them.

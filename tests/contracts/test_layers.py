@@ -48,7 +48,7 @@ SAME_LAYER = {
     "registry": {"errors"},
     "tasks": {"errors", "registry"},
 }
-METHOD_BASES = {"base", "online_teacher"}
+METHOD_BASES = {"base", "bismap_base", "online_teacher"}
 OUTSIDE = {"data_prep", "configs", "launch", "tests"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

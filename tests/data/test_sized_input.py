@@ -8,7 +8,7 @@ from PIL import Image
 
 from sfda_jax.data import sized_input
 from sfda_jax.data.image_ops import tone
-from sfda_jax.data.sized_input import SizedInput, input_size
+from sfda_jax.data.sized_input import SizedInput, SizedRecord, input_size
 from sfda_jax.errors import ConfigError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (31, 50, 3), dtype=np.uint8)
@@ -78,6 +78,19 @@ def test_the_tone_curve_comes_first():
         (30, 20), Image.Resampling.BILINEAR
     )
     np.testing.assert_array_equal(found, expected)
+
+
+def test_a_record_brings_index_and_labels():
+    label = np.arange(31 * 50).reshape(31, 50).astype(np.uint8)
+    record = {"image": IMAGE, "label": label, "index": 7}
+    transform = SizedRecord(size=(62, 100))
+    found = transform(record, np.random.default_rng(0))
+    assert set(found) == {"images", "labels", "index"}
+    np.testing.assert_array_equal(found["images"], sized(size=(62, 100)))
+    np.testing.assert_array_equal(found["labels"], np.kron(label, np.ones((2, 2))))
+    assert found["index"] == 7 and found["index"].dtype == np.int32
+    for target in ({**record, "domain": "target"}, {"image": IMAGE, "index": 7}):
+        assert set(transform(target, np.random.default_rng(0))) == {"images", "index"}
 
 
 @pytest.mark.parametrize(

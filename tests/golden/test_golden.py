@@ -20,11 +20,6 @@ NOT_YET_BUILT = {
         *("downscale_label_ratio*", "pseudo_label_weight.npz", "miou_*"),
         "rescale_size_keep_ratio.npz",
     ),
-    "bismap": (
-        *("aug_*", "label_encoding.npz", "lr_schedule_*", "train_step_*"),
-        *("consist_ramp.npz", "loss_*", "gmm_*", "maps_*", "stm_*"),
-        *("infer_*", "metrics_*", "validate_*"),
-    ),
 }
 
 

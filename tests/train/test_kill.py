@@ -30,7 +30,12 @@ def _command(workdir: pathlib.Path, cache: pathlib.Path) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 def _logged(workdir: pathlib.Path) -> int:
