@@ -15,6 +15,15 @@ RECIPES = [
 DEMO = str(ROOT / "configs" / "demo.py")
 
 _SIZE, _CROP, _HEIGHTS = "(48, 96)", "(32, 64)", "(24, 48)"
+_SMALL_CROPS = {
+    f"{side}_crop.{key}": text
+    for side in ("source", "target")
+    for key, text in (
+        ("full_size", _SIZE),
+        ("base_width", "96"),
+        ("crop_size", _CROP),
+    )
+}
 _BY_METHOD = {
     "source_only": {"size": _SIZE, "crop_size": _CROP, "batch_size": "4"},
     "adabn": {"size": _SIZE, "batch_size": "8"},
@@ -65,9 +74,41 @@ _BY_METHOD = {
         "inference.label_size": "()",
         "inference.batch_size": "4",
     },
+    "bismap_transferability": {
+        # The files of SimCLR are too large to come along.
+        "extractor": "student",
+        "boost": "none",
+        "input_size": _SIZE,
+        "map_size": _SIZE,
+        "clusters": "4",
+    },
+    "bismap_prototypes": {
+        "source_size": _SIZE,
+        "target_size": _SIZE,
+        "label_size": "()",
+        "collect.portions": "(1.0,)",
+        "mixture.components": "2",
+        # An untrained network has features of any scale.
+        "selector.absolute": "(-1e9,)",
+    },
+    "bismap_self_train": {
+        "batch_size": "4",
+        **_SMALL_CROPS,
+    },
+    "bismap_distill": {
+        "batch_size": "4",
+        "inference.size": _SIZE,
+        "inference.view_sizes": f"({_CROP}, {_SIZE})",
+        **_SMALL_CROPS,
+    },
+}
+# Of a sequence of domains: what comes back, and one stage of a kind in between.
+_SHORT = {
+    "c2acdc_continual": ("fog", "night", "fog_again"),
+    "demo_continual": ("source", "haze_adabn", "dusk", "day"),
 }
 _BY_CROP = {"cbst": {}, "crst": {"crop_size": _CROP}}
-_TINY = {"model.name": "tiny"}
+_TINY = {"model": "{'name': 'tiny'}"}
 _SHRUNKEN = {
     "model.stem_channels": "4",
     "model.planes": "(2, 4, 6, 8)",
@@ -91,7 +132,11 @@ def small(path: str, *, steps: int = 2) -> dict[str, str]:
         "checkpoint.every": "1",
         "log.every": "1",
     }
-    for name in loaded.pipeline:
+    file = pathlib.Path(path).name.partition(".py")[0]
+    pipeline = _SHORT.get(file, tuple(loaded.pipeline))
+    if file in _SHORT:
+        overrides["pipeline"] = str(pipeline)
+    for name in pipeline:
         stage = loaded.stages[name]
         where = f"stages.{name}"
         settings = _BY_METHOD[stage.method]
