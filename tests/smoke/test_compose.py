@@ -34,8 +34,12 @@ _NETWORKS = {
 }
 _SMALLEST = "tiny"
 _TASKS = ("cityscapes19", "synthia16", "camvid11")
-# An untrained network is nowhere sure of itself.
-_UNSURE = {"constant": {"threshold": 0.0}, "instance_adaptive": {"theta0": 0.0}}
+# An untrained network is nowhere sure of itself, and probabilities are no densities.
+_UNSURE = {
+    "constant": {"threshold": 0.0},
+    "density_threshold": {"quantile": 0.5},
+    "instance_adaptive": {"theta0": 0.0},
+}
 _INFERENCE = {"size": _SIZE, "label_size": (), "enlarge": "logits", "flip": False}
 
 
